@@ -1,0 +1,133 @@
+//! Key/value-cache dumps: reading every format we know into one description, and writing it back.
+//!
+//! A [`Dump`] borrows its tensors from the memory-mapped source files; nothing is copied until a tile is encoded.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use tersa_core::num::DType;
+use tersa_core::view::{KvShape, KvStrides, KvView};
+
+/// Keys or values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Keys.
+    K,
+    /// Values.
+    V,
+}
+
+/// Everything we know about a cache dump.
+pub struct Dump {
+    /// The source, in the order of their names where it is several files.
+    pub files: Vec<SourceFile>,
+    /// K and V of every layer, ordered by (part, layer, kind).
+    pub streams: Vec<DumpStream>,
+    /// Captured queries, if the dump carries any.
+    pub queries: Vec<Queries>,
+    /// What kind of files these are.
+    pub format: SourceFormat,
+    /// Free-form facts from the source (model, rope base, scale, ...), as written there.
+    pub meta: serde_json::Map<String, serde_json::Value>,
+    /// What the reader had to assume; shown to the user, never silent.
+    pub assumptions: Vec<String>,
+}
+
+/// One file of a dump.
+pub struct SourceFile {
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// Name relative to the dump's folder, or the file's own name.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: FileBytes,
+}
+
+/// Mapped or owned bytes of a file.
+pub enum FileBytes {
+    /// A read-only map.
+    Mapped(memmap2::Mmap),
+    /// Bytes from a stream, or inflated from an archive.
+    Owned(Vec<u8>),
+}
+
+impl std::ops::Deref for FileBytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(m) => m,
+            Self::Owned(v) => v,
+        }
+    }
+}
+
+/// The keys or the values of one layer.
+#[derive(Clone, Debug)]
+pub struct DumpStream {
+    /// 0, or which of several caches in one source: sliding-window sections and unified-off streams of llama.cpp.
+    pub part: u32,
+    /// Layer number as the source has it.
+    pub layer: u32,
+    /// Keys or values.
+    pub kind: Kind,
+    /// Shape and element type.
+    pub shape: KvShape,
+    /// Index into [`Dump::files`].
+    pub file: usize,
+    /// Byte offset of element `[0][0][0]` in that file.
+    pub offset: usize,
+    /// Strides in elements.
+    pub strides: KvStrides,
+    /// Size of the Walsh–Hadamard matrix that the source multiplied its rows by, 0 if none (llama.cpp's quantized caches).
+    pub hadamard: u32,
+    /// Token positions by row, where rows are not simply positions 0.. (llama.cpp cells).
+    pub positions: Option<std::sync::Arc<[i32]>>,
+}
+
+/// Captured queries of one layer: `[n_q_heads][n_queries][head_dim]`, after RoPE, not scaled.
+#[derive(Clone, Debug)]
+pub struct Queries {
+    /// Layer number.
+    pub layer: u32,
+    /// Query heads, queries of each, elements of each.
+    pub shape: [usize; 3],
+    /// Element type (a plain one).
+    pub dtype: DType,
+    /// Index into [`Dump::files`].
+    pub file: usize,
+    /// Byte offset of the first element.
+    pub offset: usize,
+}
+
+/// The formats that dumps come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SourceFormat {
+    /// One K and one V tensor for each layer in safetensors.
+    Safetensors,
+    /// mlx-lm's `save_prompt_cache`.
+    Mlx,
+    /// vLLM's example connector: one `kv_cache` tensor for each layer's file.
+    VllmExample,
+    /// A single array.
+    Npy,
+    /// A zip of arrays.
+    Npz,
+    /// llama.cpp session file.
+    LlamaSession,
+    /// llama.cpp sequence file.
+    LlamaSequence,
+}
+
+impl Dump {
+    /// The tensor of stream `i`.
+    ///
+    /// # Errors
+    /// If it does not lie within its file; readers check this when they open a dump.
+    pub fn view(&self, i: usize) -> Result<KvView<'_>> {
+        let s = &self.streams[i];
+        let bytes = &self.files[s.file].bytes;
+        let data = bytes.get(s.offset..).unwrap_or_default();
+        Ok(KvView::new(data, s.shape, s.strides)?)
+    }
+}

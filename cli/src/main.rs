@@ -1,0 +1,3 @@
+//! The `tersa` command.
+
+fn main() {}

@@ -1,0 +1,108 @@
+//! Codecs for keys and values behind one interface.
+//!
+//! The unit of work is a *tile*: consecutive rows (tokens) of one head of one stream, `[n_rows][head_dim]` elements
+//! of the stream's own type side by side. A [`TileCodec`] turns a tile into bytes and back on the caller's buffers.
+//! [`chunk`] joins the tiles of all heads of a token range, keeps chosen tokens exact and falls back to exact
+//! storage for tiles a lossy codec cannot represent (NaN, infinities).
+
+pub mod chunk;
+pub mod spec;
+
+pub use spec::{CodecSpec, KvSpec};
+
+/// Compresses byte strings: the general-purpose coder behind `lossless`, supplied by the caller because the core
+/// has none (the command line brings zstd).
+pub trait ByteCoder {
+    /// Most bytes that compressing `len` bytes can give.
+    fn bound(&self, len: usize) -> usize;
+    /// Compresses `src` into `dst`; the count of bytes written, or `None` if `dst` is too small.
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize>;
+    /// Decompresses `src` into exactly `dst.len()` bytes; `false` if `src` is not that.
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> bool;
+}
+
+/// Scratch memory a call needs; see [`TileCodec::workspace`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkspaceSize {
+    /// `f32` elements.
+    pub floats: usize,
+    /// Bytes.
+    pub bytes: usize,
+}
+
+/// The caller's scratch memory, lent to one call at a time. Contents before and after are of no meaning.
+pub struct Workspace<'a> {
+    /// At least [`WorkspaceSize::floats`] long.
+    pub floats: &'a mut [f32],
+    /// At least [`WorkspaceSize::bytes`] long.
+    pub bytes: &'a mut [u8],
+    /// Needed by `lossless` only.
+    pub coder: Option<&'a mut dyn ByteCoder>,
+}
+
+/// A codec made ready for the tiles of one head: its grid computed, its codebook at hand.
+///
+/// Equal rows give equal bytes at every SIMD level and on every machine.
+pub trait TileCodec: Send + Sync {
+    /// Most bytes that `n_rows` rows encode to. Exact for every codec but `lossless`.
+    fn bound(&self, n_rows: usize) -> usize;
+    /// Scratch memory that encoding or decoding `n_rows` rows needs.
+    fn workspace(&self, n_rows: usize) -> WorkspaceSize;
+    /// Encodes whole rows into `out` and returns the count of bytes written.
+    ///
+    /// # Errors
+    /// [`CodecError::NonFinite`] if a lossy codec meets a NaN or an infinity: store such a tile exactly.
+    fn encode(&self, rows: &[u8], out: &mut [u8], ws: &mut Workspace<'_>) -> Result<usize, CodecError>;
+    /// Decodes exactly the rows that `rows` has room for. Values beyond the type's range saturate to its largest
+    /// finite value.
+    ///
+    /// # Errors
+    /// [`CodecError::Corrupt`] if `code` is not what `encode` gives for that many rows; never a panic.
+    fn decode(&self, code: &[u8], rows: &mut [u8], ws: &mut Workspace<'_>) -> Result<(), CodecError>;
+}
+
+/// Why a tile cannot be encoded or decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CodecError {
+    /// A NaN or an infinity in this row of the tile.
+    NonFinite {
+        /// Row within the tile.
+        row: usize,
+    },
+    /// An output or scratch buffer is too short.
+    ShortBuffer {
+        /// What is needed, in elements of the buffer.
+        needed: usize,
+        /// What was given.
+        got: usize,
+    },
+    /// The bytes are not a tile of this codec with that many rows.
+    Corrupt {
+        /// What does not fit.
+        what: &'static str,
+    },
+    /// The codec cannot serve rows of this shape and type.
+    Unsupported {
+        /// Why, e.g. `"q8_0 needs a head_dim that is a multiple of 32"`.
+        why: &'static str,
+    },
+    /// `lossless` without a [`ByteCoder`].
+    NoByteCoder,
+}
+
+impl core::fmt::Display for CodecError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::NonFinite { row } => write!(f, "row {row} holds a NaN or an infinity"),
+            Self::ShortBuffer { needed, got } => {
+                write!(f, "a buffer has room for {got}, {needed} are needed")
+            }
+            Self::Corrupt { what } => write!(f, "damaged tile: {what}"),
+            Self::Unsupported { why } => f.write_str(why),
+            Self::NoByteCoder => f.write_str("the lossless codec needs a byte coder, and none was given"),
+        }
+    }
+}
+
+impl core::error::Error for CodecError {}

@@ -1,0 +1,30 @@
+//! Tersa's algorithms: packing the memory that large models live in.
+//!
+//! The crate is `no_std` (with `alloc` where training and file structures need it), starts no threads, does no
+//! I/O and keeps no state: every call works on the caller's buffers.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`num`] | element types and their conversions, seeded random numbers, hashes |
+//! | [`view`] | borrowed strided tensors `[n_tokens][n_kv_heads][head_dim]` |
+//! | [`rotate`] | Walsh–Hadamard rotations and Lloyd–Max grids |
+//! | [`pq`] | product quantization: training, encoding, decoding |
+//! | [`codec`] | K/V codecs behind one interface |
+//! | [`format`] | the `.tersa` container's bytes |
+#![no_std]
+#![deny(missing_docs)]
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
+#[cfg(any(feature = "std", test))]
+extern crate std;
+
+pub mod codec;
+pub mod cpu;
+#[cfg(feature = "alloc")]
+pub mod format;
+mod kernels;
+pub mod num;
+pub mod pq;
+pub mod rotate;
+pub mod view;

@@ -1,0 +1,1 @@
+//! Conversion between stored elements and `f32`.

@@ -1,0 +1,1 @@
+//! Hashes with published test vectors.

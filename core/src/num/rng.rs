@@ -1,0 +1,1 @@
+//! Seeded random numbers whose streams never change.
