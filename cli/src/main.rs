@@ -1,3 +1,5 @@
 //! The `tersa` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    std::process::ExitCode::from(tersa_cli::main(std::env::args_os()) as u8)
+}
