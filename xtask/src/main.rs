@@ -1,3 +1,38 @@
-//! `cargo xtask`: the project's own chores.
+//! `cargo xtask`: the project's own chores, with nothing but cargo and a C compiler needed.
 
-fn main() {}
+mod demo;
+mod nostd;
+mod run;
+mod test;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+usage: cargo xtask <chore>
+
+  test [WORD...]   every check of the project; with words, only the steps whose name holds one of them
+  demo             compress the shipped dump of a real model and verify the result against it";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match args[..] {
+        ["test", ref words @ ..] => test::test(words),
+        ["demo"] => demo::demo(),
+        ["help" | "--help" | "-h"] => {
+            eprintln!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
