@@ -1,5 +1,7 @@
 //! `cargo xtask`: the project's own chores, with nothing but cargo and a C compiler needed.
 
+#![allow(clippy::print_stdout, reason = "a command line")]
+
 mod demo;
 mod nostd;
 mod run;
