@@ -1,10 +1,26 @@
 //! Key/value-cache dumps: reading every format we know into one description, and writing it back.
 //!
 //! A [`Dump`] borrows its tensors from the memory-mapped source files; nothing is copied until a tile is encoded.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `open` | paths and bytes to a dump: mapping, folders, which format it is |
+//! | `options` | what a user can say that files do not |
+//! | `region` | which bytes of the source are tensors; the rest is kept verbatim |
+//! | `layout` | the files that a dump is written to, and where each stream goes in them |
+
+mod open;
+mod options;
+mod region;
+
+pub mod layout;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
+pub use open::{open, open_bytes};
+pub use options::{AxisOrder, NameMap, OpenOptions, Rotation};
+pub use region::{Skeleton, SkeletonFile};
 use tersa_core::num::DType;
 use tersa_core::view::{KvShape, KvStrides, KvView};
 
@@ -31,6 +47,12 @@ pub struct Dump {
     pub meta: serde_json::Map<String, serde_json::Value>,
     /// What the reader had to assume; shown to the user, never silent.
     pub assumptions: Vec<String>,
+    /// False if nobody said how many heads a row has (llama.cpp files do not): each stream is then one head as
+    /// wide as the row, which only `raw` and `lossless` may store.
+    pub heads_known: bool,
+    /// False if rows may or may not be rotated: an old llama.cpp quantized cache whose head size nobody said.
+    /// Such rows cannot be exported to formats of plain values.
+    pub rotation_known: bool,
 }
 
 /// One file of a dump.
@@ -101,7 +123,6 @@ pub struct Queries {
 
 /// The formats that dumps come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum SourceFormat {
     /// One K and one V tensor for each layer in safetensors.
     Safetensors,
@@ -117,6 +138,55 @@ pub enum SourceFormat {
     LlamaSession,
     /// llama.cpp sequence file.
     LlamaSequence,
+}
+
+impl SourceFormat {
+    /// Every format.
+    pub const ALL: [Self; 7] = [
+        Self::Safetensors,
+        Self::Mlx,
+        Self::VllmExample,
+        Self::Npy,
+        Self::Npz,
+        Self::LlamaSession,
+        Self::LlamaSequence,
+    ];
+
+    /// The name on the command line and in containers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Safetensors => "safetensors",
+            Self::Mlx => "mlx",
+            Self::VllmExample => "vllm",
+            Self::Npy => "npy",
+            Self::Npz => "npz",
+            Self::LlamaSession => "llama-session",
+            Self::LlamaSequence => "llama-sequence",
+        }
+    }
+
+    /// The format with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|f| f.name() == name)
+    }
+}
+
+impl std::fmt::Display for SourceFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for SourceFormat {
+    type Err = anyhow::Error;
+    fn from_str(name: &str) -> Result<Self> {
+        Self::from_name(name).ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|f| f.name()).collect();
+            anyhow::anyhow!("unknown format `{name}`; there are {}", names.join(", "))
+        })
+    }
 }
 
 impl Dump {
