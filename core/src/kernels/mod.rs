@@ -1,3 +1,7 @@
 //! All SIMD. One folder for each family of kernels: `mod.rs` dispatches once per call and holds the tests,
 //! `scalar.rs`, `avx2.rs` and `avx512.rs` hold one function of the same name each.
 #![allow(unsafe_code, reason = "the one room where vector loads, stores and feature-gated calls live")]
+
+#[allow(dead_code, reason = "the first users land with the codecs")]
+pub(crate) mod bits;
+pub(crate) mod hadamard;
