@@ -23,7 +23,7 @@ fn streams_are_lsb_first_at_every_level_length_and_offset() {
             for n in (0..=130).chain([256, 1000, 1024]) {
                 for offset in [0, 1, 3] {
                     let all: Vec<u8> =
-                        (0..n + offset).map(|_| (rng.next_u64() >> (64 - nbits)) as u8).collect();
+                        (0..n + offset).map(|_| rng.below(1 << nbits).to_le_bytes()[0]).collect();
                     let codes = &all[offset..];
                     let want = naive(nbits, codes);
                     assert_eq!(want.len(), packed_len(nbits, n));
