@@ -2,7 +2,9 @@
 
 #![allow(clippy::print_stdout, reason = "a command line")]
 
+mod big;
 mod demo;
+mod llama;
 mod nostd;
 mod run;
 mod test;
@@ -13,7 +15,9 @@ const HELP: &str = "\
 usage: cargo xtask <chore>
 
   test [WORD...]   every check of the project; with words, only the steps whose name holds one of them
-  demo             compress the shipped dump of a real model and verify the result against it";
+  demo             compress the shipped dump of a real model and verify the result against it
+  llama            let the real llama.cpp load states that went through tersa (builds it once, minutes)
+  big [GIB]        compress a synthetic dump of 10 GiB and read a part of it, within the stated memory";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -21,6 +25,9 @@ fn main() -> ExitCode {
     let done = match args[..] {
         ["test", ref words @ ..] => test::test(words),
         ["demo"] => demo::demo(),
+        ["llama"] => llama::llama(),
+        ["big"] => big::big(10, "had+lm4"),
+        ["big", gib] if gib.parse::<usize>().is_ok() => big::big(gib.parse().unwrap_or(10), "had+lm4"),
         ["help" | "--help" | "-h"] => {
             eprintln!("{HELP}");
             return ExitCode::SUCCESS;
