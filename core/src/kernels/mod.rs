@@ -2,6 +2,8 @@
 //! `scalar.rs`, `avx2.rs` and `avx512.rs` hold one function of the same name each.
 #![allow(unsafe_code, reason = "the one room where vector loads, stores and feature-gated calls live")]
 
+#[cfg(feature = "alloc")]
+pub(crate) mod assign;
 #[allow(dead_code, reason = "the first users land with the codecs")]
 pub(crate) mod bits;
 pub(crate) mod hadamard;

@@ -35,7 +35,9 @@ impl Codebook {
         let mut codebook = Self { shape, centroids, table: vec![0.0; shape.split().table_len()] };
         for s in 0..shape.m() {
             let centroids = codebook.centroids(s);
-            if let Some(c) = centroids.chunks_exact(shape.dsub(s)).position(|c| !c.iter().all(|x| x.is_finite())) {
+            if let Some(c) =
+                centroids.chunks_exact(shape.dsub(s)).position(|c| !c.iter().all(|x| x.is_finite()))
+            {
                 return Err(PqError::NonFinite { row: s * shape.ksub() + c });
             }
         }

@@ -34,13 +34,7 @@ pub struct TrainParams<'a> {
 impl Default for TrainParams<'_> {
     /// k-means++, ten iterations, tolerance 1e-4, all rows.
     fn default() -> Self {
-        Self {
-            init: Init::KMeansPlusPlus,
-            seed: 0,
-            budget: IterBudget::Fixed(10),
-            tol: 1e-4,
-            sample: None,
-        }
+        Self { init: Init::KMeansPlusPlus, seed: 0, budget: IterBudget::Fixed(10), tol: 1e-4, sample: None }
     }
 }
 
@@ -77,7 +71,9 @@ impl core::fmt::Debug for IterBudget<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Fixed(n) => f.debug_tuple("Fixed").field(n).finish(),
-            Self::Until { at_most, .. } => f.debug_struct("Until").field("at_most", at_most).finish_non_exhaustive(),
+            Self::Until { at_most, .. } => {
+                f.debug_struct("Until").field("at_most", at_most).finish_non_exhaustive()
+            }
         }
     }
 }
@@ -352,7 +348,10 @@ impl<'a> Lloyd<'a> {
     }
 
     /// Gives each empty cluster of sub-space `s` a row, as [`train`] describes; how many.
-    #[allow(clippy::cast_possible_truncation, reason = "centroids are rounded to f32 on purpose, codes are below 256")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "centroids are rounded to f32 on purpose, codes are below 256"
+    )]
     fn reseed(&mut self, s: usize, centroids: &mut [f32]) -> usize {
         let shape = self.codebook.shape();
         let (ksub, dsub, span) = (shape.ksub(), shape.dsub(s), shape.start(s)..shape.start(s + 1));
@@ -398,5 +397,6 @@ impl<'a> Lloyd<'a> {
 }
 
 fn squared_distance(x: &[f32], c: &[f32]) -> f64 {
-    x.iter().zip(c).map(|(&x, &c)| (f64::from(x) - f64::from(c)).powi(2)).sum()
+    let step = |(&x, &c): (&f32, &f32)| f64::from(x) - f64::from(c);
+    x.iter().zip(c).map(step).map(|e| e * e).sum()
 }

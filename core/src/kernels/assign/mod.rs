@@ -62,8 +62,7 @@ impl Split {
     pub(crate) fn fill_table(self, s: usize, centroids: &[f32], table: &mut [f32]) {
         let (ksub, dsub) = (self.ksub, self.dsub(s));
         debug_assert_eq!(centroids.len(), ksub * dsub);
-        let (half_norms, columns) =
-            table[self.table_start(s)..self.table_start(s + 1)].split_at_mut(ksub);
+        let (half_norms, columns) = table[self.table_start(s)..self.table_start(s + 1)].split_at_mut(ksub);
         for (c, centroid) in centroids.chunks_exact(dsub).enumerate() {
             half_norms[c] = half_norm(centroid);
             for (j, &x) in centroid.iter().enumerate() {

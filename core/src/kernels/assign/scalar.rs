@@ -35,13 +35,7 @@ fn nearest_one(half_norms: &[f32], columns: &[f32], x: &[f32]) -> u8 {
 }
 
 #[inline(always)]
-pub(super) fn accumulate(
-    split: Split,
-    rows: &[f32],
-    codes: &[u8],
-    sums: &mut [f64],
-    counts: &mut [u32],
-) {
+pub(super) fn accumulate(split: Split, rows: &[f32], codes: &[u8], sums: &mut [f64], counts: &mut [u32]) {
     for (row, code) in rows.chunks_exact(split.d).zip(codes.chunks_exact(split.m)) {
         for (s, &c) in code.iter().enumerate() {
             let (start, dsub) = (split.start(s), split.dsub(s));
@@ -87,5 +81,8 @@ pub(super) fn first_non_finite(rows: &[f32], d: usize) -> Option<usize> {
         let top = stretch.iter().fold(0, |top: u32, x| top.max(x.to_bits() & EXPONENT));
         top == EXPONENT
     })?;
-    rows.chunks_exact(d).skip(bad * 64).position(|row| row.iter().any(|x| !x.is_finite())).map(|i| bad * 64 + i)
+    rows.chunks_exact(d)
+        .skip(bad * 64)
+        .position(|row| row.iter().any(|x| !x.is_finite()))
+        .map(|i| bad * 64 + i)
 }
