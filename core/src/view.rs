@@ -114,7 +114,7 @@ impl<'a> KvView<'a> {
     /// [`ViewError`] if any element would lie outside `data`, or a block type is cut.
     pub fn new(data: &'a [u8], shape: KvShape, strides: KvStrides) -> Result<Self, ViewError> {
         let block = shape.dtype.block_len();
-        let cut = |n: usize| n % block != 0;
+        let cut = |n: usize| !n.is_multiple_of(block);
         if block > 1 && (strides.dim != 1 || cut(shape.head_dim) || cut(strides.token) || cut(strides.head)) {
             return Err(ViewError::SplitBlock { dtype: shape.dtype, block_len: block });
         }
@@ -142,6 +142,28 @@ impl<'a> KvView<'a> {
     #[must_use]
     pub const fn strides(&self) -> &KvStrides {
         &self.strides
+    }
+
+    /// The rows of `head` for `tokens`, if they already lie side by side.
+    ///
+    /// # Panics
+    /// If `head` or `tokens` is out of range.
+    #[must_use]
+    pub fn contiguous_rows(&self, head: usize, tokens: Range<usize>) -> Option<&'a [u8]> {
+        assert!(
+            head < self.shape.n_kv_heads && tokens.end <= self.shape.n_tokens && tokens.start <= tokens.end
+        );
+        let row = self.shape.row_bytes();
+        let side_by_side = self.strides.dim == 1 && self.strides.token == self.shape.head_dim;
+        if tokens.is_empty() || row == 0 {
+            return Some(&[]);
+        }
+        if !(side_by_side || self.strides.dim == 1 && tokens.len() == 1) {
+            return None;
+        }
+        let (bytes, block) = (self.shape.dtype.block_bytes(), self.shape.dtype.block_len());
+        let start = (tokens.start * self.strides.token + head * self.strides.head) / block * bytes;
+        self.data.get(start..start + tokens.len() * row)
     }
 
     /// Copies the rows of `head` for `tokens` side by side into `out`, in the view's own element type.

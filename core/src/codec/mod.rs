@@ -5,10 +5,45 @@
 //! [`chunk`] joins the tiles of all heads of a token range, keeps chosen tokens exact and falls back to exact
 //! storage for tiles a lossy codec cannot represent (NaN, infinities).
 
+#[cfg(feature = "alloc")]
 pub mod chunk;
+#[cfg(feature = "alloc")]
+mod side;
 pub mod spec;
 
-pub use spec::{CodecSpec, KvSpec};
+#[cfg(feature = "alloc")]
+pub use side::{Side, SideError};
+pub use spec::{CodecSpec, KvSpec, Quantizer, SpecError};
+
+#[cfg(feature = "alloc")]
+use crate::num::DType;
+#[cfg(feature = "alloc")]
+use alloc::boxed::Box;
+
+/// Makes the codec that `spec` names ready for rows of `head_dim` elements of `dtype`. Nothing is computed or drawn
+/// here: `side` brings the numbers that encoder and decoder must share.
+///
+/// # Errors
+/// [`CodecError::Unsupported`] if the codec cannot serve such rows or `side` lacks what it needs.
+#[cfg(feature = "alloc")]
+pub fn prepare(
+    spec: CodecSpec,
+    head_dim: usize,
+    dtype: DType,
+    side: &Side,
+) -> Result<Box<dyn TileCodec>, CodecError> {
+    let _ = (head_dim, dtype, side);
+    Err(match spec.quantizer {
+        Quantizer::Raw => CodecError::Unsupported { why: "raw is not built in yet" },
+        Quantizer::Lossless => CodecError::Unsupported { why: "lossless is not built in yet" },
+        Quantizer::Q8_0 | Quantizer::Q4_0 => {
+            CodecError::Unsupported { why: "q8_0 and q4_0 are not built in yet" }
+        }
+        Quantizer::LloydMax { .. } => CodecError::Unsupported { why: "lm is not built in yet" },
+        Quantizer::Int { .. } => CodecError::Unsupported { why: "int is not built in yet" },
+        Quantizer::Pq { .. } => CodecError::Unsupported { why: "pq is not built in yet" },
+    })
+}
 
 /// Compresses byte strings: the general-purpose coder behind `lossless`, supplied by the caller because the core
 /// has none (the command line brings zstd).
@@ -46,6 +81,10 @@ pub struct Workspace<'a> {
 pub trait TileCodec: Send + Sync {
     /// Most bytes that `n_rows` rows encode to. Exact for every codec but `lossless`.
     fn bound(&self, n_rows: usize) -> usize;
+    /// Whether every bit pattern of every row comes back, so that its error need not be measured.
+    fn is_exact(&self) -> bool {
+        false
+    }
     /// Scratch memory that encoding or decoding `n_rows` rows needs.
     fn workspace(&self, n_rows: usize) -> WorkspaceSize;
     /// Encodes whole rows into `out` and returns the count of bytes written.

@@ -7,3 +7,5 @@ pub(crate) mod assign;
 #[allow(dead_code, reason = "the first users land with the codecs")]
 pub(crate) mod bits;
 pub(crate) mod hadamard;
+#[cfg(feature = "alloc")]
+pub(crate) mod stats;
