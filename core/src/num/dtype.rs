@@ -117,7 +117,11 @@ impl DType {
     /// Bytes of `n` consecutive elements, or `None` if `n` does not fill whole blocks or the size overflows.
     #[must_use]
     pub const fn bytes_for(self, n: usize) -> Option<usize> {
-        if n % self.block_len() != 0 { None } else { (n / self.block_len()).checked_mul(self.block_bytes()) }
+        if !n.is_multiple_of(self.block_len()) {
+            None
+        } else {
+            (n / self.block_len()).checked_mul(self.block_bytes())
+        }
     }
 }
 
