@@ -5,19 +5,32 @@
 //! | file | idea |
 //! |---|---|
 //! | `open` | paths and bytes to a dump: mapping, folders, which format it is |
-//! | `options` | what a user can say that files do not |
+//! | `options`, `known` | what a user, a model's config or metadata say that tensors do not |
+//! | `tensor`, `safetensors`, `npy`, `npz` | containers of named arrays |
+//! | `names`, `axes` | which array is which layer's, and which axis is what |
+//! | `mlx`, `vllm`, `llama` | caches of these programs |
 //! | `region` | which bytes of the source are tensors; the rest is kept verbatim |
 //! | `layout` | the files that a dump is written to, and where each stream goes in them |
 
+mod axes;
+mod known;
+mod llama;
+mod mlx;
+mod names;
+mod npy;
+mod npz;
 mod open;
 mod options;
 mod region;
+mod safetensors;
+mod tensor;
+mod vllm;
 
 pub mod layout;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 pub use open::{open, open_bytes};
 pub use options::{AxisOrder, NameMap, OpenOptions, Rotation};
 pub use region::{Skeleton, SkeletonFile};
@@ -189,7 +202,75 @@ impl std::str::FromStr for SourceFormat {
     }
 }
 
+/// What readers find in files.
+struct Content {
+    streams: Vec<DumpStream>,
+    queries: Vec<Queries>,
+    meta: serde_json::Map<String, serde_json::Value>,
+    assumptions: Vec<String>,
+    heads_known: bool,
+    rotation_known: bool,
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self {
+            streams: Vec::new(),
+            queries: Vec::new(),
+            meta: serde_json::Map::new(),
+            assumptions: Vec::new(),
+            heads_known: true,
+            rotation_known: true,
+        }
+    }
+}
+
+impl Content {
+    /// Records an assumption, once.
+    fn assume(&mut self, text: String) {
+        if !self.assumptions.contains(&text) {
+            self.assumptions.push(text);
+        }
+    }
+
+    /// Heads and head size of a row of `width` elements.
+    fn split_row(&mut self, width: usize, known: &known::Known, kind: Kind) -> Result<(usize, usize)> {
+        let (heads, dim) = match (known.n_kv_heads, known.head_dim) {
+            (Some(n), _) => (n, width / n),
+            (None, Some(d)) => (width / d, d),
+            (None, None) => {
+                self.heads_known = false;
+                self.assume(format!(
+                    "heads are not told apart: rows of {width} elements are read as one head (say --head-dim)"
+                ));
+                (1, width)
+            }
+        };
+        // Values may have another head size than keys.
+        let as_said = kind == Kind::V || known.head_dim.is_none_or(|d| d == dim);
+        ensure!(
+            heads * dim == width && as_said,
+            "a row of {width} elements is not {heads} heads of {}",
+            known.head_dim.unwrap_or(dim)
+        );
+        Ok((heads, dim))
+    }
+}
+
 impl Dump {
+    /// The softmax scale that the source gives, if it does.
+    #[must_use]
+    pub fn scale(&self) -> Option<f32> {
+        match self.meta.get("scale")? {
+            serde_json::Value::String(s) => s.trim().parse().ok(),
+            v => v.as_f64().map(|x| {
+                #[allow(clippy::cast_possible_truncation, reason = "a scale needs no more than f32")]
+                let scale = x as f32;
+                scale
+            }),
+        }
+    }
+
     /// The tensor of stream `i`.
     ///
     /// # Errors
@@ -201,3 +282,6 @@ impl Dump {
         Ok(KvView::new(data, s.shape, s.strides)?)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,23 +1,303 @@
-//! From paths or bytes to a dump.
+//! From paths or bytes to a dump: mapping files, walking a folder, finding out what they are.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
-use super::{Dump, OpenOptions};
+use super::known::Known;
+use super::llama::parse::Container;
+use super::tensor::Tensor;
+use super::{
+    Content, Dump, FileBytes, Kind, OpenOptions, Queries, SourceFile, SourceFormat, axes, llama, mlx, names,
+    npy, npz, safetensors, vllm,
+};
 
 /// Opens the dump that lies in `paths`: one file, several, a folder, or `-` for standard input.
 ///
+/// Files are mapped; standard input and deflated archives are held in memory.
+///
 /// # Errors
 /// If a file cannot be read, is in no known format, is damaged, or can be read in more than one way.
-pub fn open(paths: &[PathBuf], _options: &OpenOptions) -> Result<Dump> {
-    bail!("{} paths: no reader has landed yet", paths.len())
+pub fn open(paths: &[PathBuf], options: &OpenOptions) -> Result<Dump> {
+    let mut files = Vec::new();
+    let mut content = Content::default();
+    for path in paths {
+        if path.as_os_str() == "-" {
+            let mut bytes = Vec::new();
+            std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+            files.push(SourceFile {
+                path: path.clone(),
+                name: "stdin".into(),
+                bytes: FileBytes::Owned(bytes),
+            });
+        } else if path.is_dir() {
+            add_folder(path, &mut files, &mut content)?;
+        } else {
+            let name = path.file_name().context("no file name")?.to_string_lossy().into_owned();
+            files.push(SourceFile { path: path.clone(), name, bytes: map(path)? });
+        }
+    }
+    let first = paths.first().context("no input")?;
+    let folder = if first.is_dir() { Some(first.as_path()) } else { first.parent() };
+    let known = Known::new(options, folder.filter(|_| first.as_os_str() != "-"))?;
+    read(files, known, options, content)
 }
 
 /// Reads a dump from bytes, as if they were a file called `name`.
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_bytes(name: &str, bytes: Vec<u8>, _options: &OpenOptions) -> Result<Dump> {
-    bail!("{name}: {} bytes: no reader has landed yet", bytes.len())
+pub fn open_bytes(name: &str, bytes: Vec<u8>, options: &OpenOptions) -> Result<Dump> {
+    let file = SourceFile { path: name.into(), name: name.to_owned(), bytes: FileBytes::Owned(bytes) };
+    read(vec![file], Known::new(options, None)?, options, Content::default())
+}
+
+#[allow(unsafe_code, reason = "the one map in the program")]
+fn map(path: &Path) -> Result<FileBytes> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let len = file.metadata().with_context(|| format!("cannot read {}", path.display()))?;
+    ensure!(len.is_file(), "{} is not a file", path.display());
+    // SAFETY: the map is read-only and private; a writer that changes the file meanwhile changes the bytes we read,
+    // which every reader here treats as untrusted anyway.
+    let map =
+        unsafe { memmap2::Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))?;
+    Ok(FileBytes::Mapped(map))
+}
+
+/// Adds the dump files of `folder` in the order of their names; others are named and left.
+fn add_folder(folder: &Path, files: &mut Vec<SourceFile>, content: &mut Content) -> Result<()> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let entry = entry?;
+        if entry.path().is_file() {
+            names.push(entry.file_name());
+        }
+    }
+    names.sort();
+    let before = files.len();
+    for name in names {
+        let path = folder.join(&name);
+        let (name, bytes) = (name.to_string_lossy().into_owned(), map(&path)?);
+        if sniff(&bytes).is_some() {
+            files.push(SourceFile { path, name, bytes });
+        } else {
+            content.assume(format!("{name} is no cache dump and is left out"));
+        }
+    }
+    ensure!(
+        files.len() > before,
+        "{} holds no file in a known format (of a folder of folders, name the ones that hold the files)",
+        folder.display()
+    );
+    Ok(())
+}
+
+/// What a file begins as; mlx and vLLM files are told from other safetensors by their contents.
+fn sniff(bytes: &[u8]) -> Option<SourceFormat> {
+    match llama::sniff(bytes) {
+        Some(Container::Session) => Some(SourceFormat::LlamaSession),
+        Some(Container::Sequence) => Some(SourceFormat::LlamaSequence),
+        None if npy::sniff(bytes) => Some(SourceFormat::Npy),
+        None if npz::sniff(bytes) => Some(SourceFormat::Npz),
+        None if safetensors::sniff(bytes) => Some(SourceFormat::Safetensors),
+        None => None,
+    }
+}
+
+fn read(
+    mut files: Vec<SourceFile>,
+    known: Known,
+    options: &OpenOptions,
+    mut content: Content,
+) -> Result<Dump> {
+    ensure!(!files.is_empty(), "no input");
+    let mut format = None;
+    for file in &files {
+        let found = match options.format {
+            Some(f) => f,
+            None => sniff(&file.bytes).with_context(|| {
+                let known: Vec<&str> = SourceFormat::ALL.iter().map(|f| f.name()).collect();
+                format!("{} begins like none of the known formats ({})", file.name, known.join(", "))
+            })?,
+        };
+        let first = *format.get_or_insert(found);
+        ensure!(
+            found == first,
+            "{} is {found}, {} is {first}: compress them one by one",
+            file.name,
+            files[0].name
+        );
+    }
+    let format = match format {
+        Some(SourceFormat::LlamaSession | SourceFormat::LlamaSequence) => {
+            let [file] = files.as_slice() else { bail!("llama.cpp state files are compressed one by one") };
+            llama::read(&file.bytes, 0, &known, options.rotation, &mut content)
+                .with_context(|| file.name.clone())?;
+            match llama::sniff(&file.bytes) {
+                Some(Container::Session) => SourceFormat::LlamaSession,
+                _ => SourceFormat::LlamaSequence,
+            }
+        }
+        Some(SourceFormat::Npy) => {
+            for (i, file) in files.iter().enumerate() {
+                let (tensor, note) =
+                    npy::read(&file.name, &file.bytes, i, 0).with_context(|| file.name.clone())?;
+                note.into_iter().for_each(|n| content.assume(n));
+                ensure!(files.len() == 1, "arrays are compressed one by one, or all in one .npz");
+                axes::add_whole(&tensor, &known, &mut content).with_context(|| file.name.clone())?;
+            }
+            SourceFormat::Npy
+        }
+        Some(SourceFormat::Npz) => {
+            let mut tensors = Vec::new();
+            for (i, file) in files.iter_mut().enumerate() {
+                if let Some(stored) = npz::unpack(&file.bytes).with_context(|| file.name.clone())? {
+                    file.bytes = FileBytes::Owned(stored);
+                    content.assume(format!(
+                        "{} has deflated members: it is restored as an equal archive of stored ones",
+                        file.name
+                    ));
+                }
+                tensors.extend(npz::read(&file.bytes, i, &mut content).with_context(|| file.name.clone())?);
+            }
+            add_named(&tensors, known, options, &mut content)?;
+            SourceFormat::Npz
+        }
+        Some(_) => {
+            let mut tensors = Vec::new();
+            for (i, file) in files.iter().enumerate() {
+                let (list, meta) = safetensors::read(&file.bytes, i).with_context(|| file.name.clone())?;
+                ensure!(
+                    tensors.is_empty() || vllm::sniff(&list) == vllm::sniff(&tensors[..1]),
+                    "{} and {} are different kinds of dumps",
+                    files[0].name,
+                    file.name
+                );
+                tensors.extend(list);
+                content.meta.extend(meta);
+            }
+            add_safetensors(&tensors, &files, known, options, &mut content)?
+        }
+        None => bail!("no input"),
+    };
+    finish(files, format, content)
+}
+
+fn add_safetensors(
+    tensors: &[Tensor],
+    files: &[SourceFile],
+    mut known: Known,
+    options: &OpenOptions,
+    content: &mut Content,
+) -> Result<SourceFormat> {
+    let meta = content.meta.clone();
+    let forced = |f| options.format == Some(f);
+    let free = options.map.is_none() && options.layout.is_none();
+    let classes = mlx::classes(&meta).filter(|_| free || forced(SourceFormat::Mlx));
+    if let Some(classes) = classes.filter(|_| !forced(SourceFormat::Safetensors)) {
+        mlx::read(tensors, &classes, &known, content)?;
+        return Ok(SourceFormat::Mlx);
+    }
+    ensure!(!forced(SourceFormat::Mlx), "the metadata names no mlx cache classes");
+    let each_kv = !tensors.is_empty() && tensors.iter().all(|t| vllm::sniff(std::slice::from_ref(t)));
+    if each_kv && (free || forced(SourceFormat::VllmExample)) && !forced(SourceFormat::Safetensors) {
+        vllm::read(tensors, files, &known, content)?;
+        return Ok(SourceFormat::VllmExample);
+    }
+    ensure!(!forced(SourceFormat::VllmExample), "vLLM's files have one tensor, `kv_cache`, each");
+    known.add_meta(&meta);
+    add_named(tensors, known, options, content)?;
+    Ok(SourceFormat::Safetensors)
+}
+
+/// Streams of tensors that names tell apart, or of one array that holds everything.
+fn add_named(tensors: &[Tensor], known: Known, options: &OpenOptions, content: &mut Content) -> Result<()> {
+    let assigned = names::assign(tensors, options.map.as_ref())?;
+    if assigned.layers.is_empty() {
+        let [whole] = tensors else {
+            bail!(
+                "no tensor's name tells a layer's keys or values ({}); name them with --map \
+                 'K=...{{i}}...,V=...{{i}}...'",
+                names::some_names(tensors)
+            )
+        };
+        return axes::add_whole(whole, &known, content);
+    }
+    let list: Vec<(Kind, &Tensor)> = assigned.streams().map(|(_, kind, t)| (kind, &tensors[t])).collect();
+    let names: Vec<&str> = list.iter().map(|(_, t)| t.name.as_str()).collect();
+    let convention = options.map.is_none().then(|| names::convention(&names, list[0].1.rank())).flatten();
+    let order = axes::decide(&list, &known, convention, content)?;
+    for (layer, kind, t) in assigned.streams() {
+        axes::add_streams(&tensors[t], &order, &known, layer, kind, content)?;
+    }
+    for (&layer, &t) in &assigned.queries {
+        add_queries(&tensors[t], layer, content);
+    }
+    Ok(())
+}
+
+/// Queries are `[heads, queries, dim]`, perhaps with a batch of one.
+fn add_queries(t: &Tensor, layer: u32, content: &mut Content) {
+    let shape = match t.shape[..] {
+        [h, n, d] | [1, h, n, d] => [h, n, d],
+        _ => [0; 3],
+    };
+    match &t.dtype {
+        Ok(dtype) if t.is_row_major() && shape.iter().all(|&n| n != 0) => {
+            content.queries.push(Queries { layer, shape, dtype: *dtype, file: t.file, offset: t.offset })
+        }
+        _ => content.assume(format!(
+            "`{}` of shape {:?} is not [heads, queries, dim] of floats; its queries are not used",
+            t.name, t.shape
+        )),
+    }
+}
+
+/// Checks every stream against its file, so that whoever holds a [`Dump`] can rely on its views.
+fn finish(files: Vec<SourceFile>, format: SourceFormat, mut content: Content) -> Result<Dump> {
+    content.streams.sort_by_key(|s| (s.part, s.layer, s.kind));
+    for pair in content.streams.windows(2) {
+        let [a, b] = pair else { continue };
+        ensure!(
+            (a.part, a.layer, a.kind) != (b.part, b.layer, b.kind),
+            "layer {} is there twice, in {} and {}",
+            a.layer,
+            files[a.file].name,
+            files[b.file].name
+        );
+    }
+    for pair in content.streams.chunk_by(|a, b| (a.part, a.layer) == (b.part, b.layer)) {
+        if let [k, v] = pair {
+            ensure!(
+                k.shape.n_tokens == v.shape.n_tokens,
+                "layer {} has {} keys and {} values",
+                k.layer,
+                k.shape.n_tokens,
+                v.shape.n_tokens
+            );
+        }
+    }
+    let dump = Dump {
+        files,
+        streams: content.streams,
+        queries: content.queries,
+        format,
+        meta: content.meta,
+        assumptions: content.assumptions,
+        heads_known: content.heads_known,
+        rotation_known: content.rotation_known,
+    };
+    for (i, s) in dump.streams.iter().enumerate() {
+        let (heads, dim) = (s.shape.n_kv_heads, s.shape.head_dim);
+        let row = heads.checked_mul(dim).filter(|&n| n != 0 && u32::try_from(n).is_ok());
+        ensure!(
+            row.and_then(|n| n.checked_mul(s.shape.n_tokens)).is_some(),
+            "layer {} has {heads} heads of {dim} elements",
+            s.layer
+        );
+        dump.view(i).with_context(|| format!("layer {} lies outside its file", s.layer))?;
+    }
+    Ok(dump)
 }
