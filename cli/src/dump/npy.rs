@@ -175,9 +175,9 @@ mod tests {
 
     #[test]
     fn written_headers_read_back_and_align_the_data() {
-        for before in [0, 7, 63] {
-            let mut bytes = header("<f2", &[3, 5], before).unwrap();
-            assert_eq!((before as usize + bytes.len()) % 64, 0);
+        for before in [0u8, 7, 63] {
+            let mut bytes = header("<f2", &[3, 5], before.into()).unwrap();
+            assert_eq!((usize::from(before) + bytes.len()) % 64, 0);
             bytes.extend_from_slice(&[0; 30]);
             let (t, note) = read("a", &bytes, 2, 100).unwrap();
             assert_eq!(

@@ -1,4 +1,5 @@
-//! Readers on the real files in `tests/data`.
+//! Readers and output layouts on the files in `tests/data`.
+#![allow(clippy::cast_possible_truncation, reason = "small test files")]
 
 use std::path::PathBuf;
 
