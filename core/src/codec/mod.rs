@@ -10,10 +10,14 @@ pub mod chunk;
 #[cfg(feature = "alloc")]
 mod side;
 pub mod spec;
+#[cfg(feature = "alloc")]
+mod stored;
 
 #[cfg(feature = "alloc")]
 pub use side::{Side, SideError};
 pub use spec::{CodecSpec, KvSpec, Quantizer, SpecError};
+#[cfg(feature = "alloc")]
+pub use stored::StoredSideError;
 
 #[cfg(feature = "alloc")]
 use crate::num::DType;

@@ -158,6 +158,11 @@ pub enum FormatError {
         /// Where.
         region: Region,
     },
+    /// A source file's name is empty, not a plain relative path with `/` between folders, or taken.
+    FileName {
+        /// Index of the file.
+        file: usize,
+    },
     /// A number beyond what the format allows.
     OutOfRange {
         /// Which number.
@@ -246,6 +251,7 @@ impl fmt::Display for FormatError {
             Self::DuplicateSection { section } => write!(f, "two sections of kind {section}"),
             Self::MissingSection { section } => write!(f, "no {} section", section.name()),
             Self::NotUtf8 { region } => write!(f, "{region}: not UTF-8"),
+            Self::FileName { file } => write!(f, "source file {file} has no usable name of its own"),
             Self::OutOfRange { what, value, max } => write!(f, "{what} is {value}, at most {max} is allowed"),
             Self::UnknownCode { what, code } => write!(f, "{code} is no {what}"),
             Self::Order { what, index } => write!(f, "{what}: entry {index} is not above the one before it"),

@@ -138,3 +138,6 @@ impl<T: Sink + ?Sized> Sink for &mut T {
         (**self).write(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 //! Every byte of a source file belongs either to a tensor (inside an [`Extent`]) or to the verbatim bytes, which are
 //! the bytes outside all extents in file order, one file after another, cut into blocks.
 
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -223,8 +224,12 @@ impl Source {
         }
         // Sums in 128 bits: 2^16 files of 2^62 bytes.
         let mut extent_bytes = 0_u128;
-        for file in &self.files {
+        let mut names = BTreeSet::new();
+        for (index, file) in self.files.iter().enumerate() {
             check_range("length of a file name", file.name.len() as u64, MAX_FILE_NAME)?;
+            if !is_plain_path(&file.name) || !names.insert(file.name.as_str()) {
+                return Err(FormatError::FileName { file: index });
+            }
             check_range("length of a source file", file.length, MAX_FILE_LEN)?;
             let mut end = 0;
             for (index, extent) in file.tensors.iter().enumerate() {
@@ -254,6 +259,12 @@ impl Source {
         }
         Ok(())
     }
+}
+
+/// Whether a name can only lead below the folder that files are restored in, on every system.
+fn is_plain_path(name: &str) -> bool {
+    name.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+        && !name.contains(['\\', '\0'])
 }
 
 impl Placement {
