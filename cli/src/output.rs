@@ -1,0 +1,217 @@
+//! Where results go: a file that appears under its name only when it is whole, or standard output.
+//!
+//! A destination is written as a temporary file beside it, synced and renamed. Errors, SIGINT and SIGTERM remove
+//! the temporary; after SIGKILL at most the temporary is left behind, the destination is absent, old, or whole.
+
+use std::fs::File;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result, bail};
+use tempfile::NamedTempFile;
+
+use crate::exit::Fault;
+
+/// What `-` stands for on the command line.
+#[must_use]
+pub fn is_dash(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// A file being written.
+pub struct Output {
+    file: Target,
+    path: PathBuf,
+}
+
+enum Target {
+    Named(NamedTempFile),
+    /// Bytes for standard output wait in an unnamed file, so that a failure sends nothing.
+    Stdout(File),
+}
+
+/// Temporary files to remove if a signal ends the process.
+static TEMPORARIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn temporaries() -> MutexGuard<'static, Vec<PathBuf>> {
+    TEMPORARIES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes SIGINT, SIGTERM and SIGHUP remove unfinished files before they end the process, and a file-size limit an
+/// ordinary write error.
+///
+/// # Errors
+/// If the handlers cannot be installed.
+#[cfg(unix)]
+pub fn remove_temporaries_on_signals() -> Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGXFSZ])
+        .context("cannot install signal handlers")?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for signal in signals.forever().filter(|&s| s != SIGXFSZ) {
+                // The lock stays held: nothing may be created or renamed between here and the end.
+                let held = temporaries();
+                for path in held.iter() {
+                    let _ = std::fs::remove_file(path);
+                }
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+        })
+        .context("cannot start the signal thread")?;
+    Ok(())
+}
+
+/// Refuses what cannot or must not be written, before any work is done.
+///
+/// # Errors
+/// If `path` exists and `force` is off, is one of the `inputs`, or is a terminal.
+pub fn check(path: &Path, force: bool, inputs: &[PathBuf]) -> Result<()> {
+    if is_dash(path) {
+        if std::io::stdout().is_terminal() {
+            return Err(Fault::usage("standard output is a terminal: redirect it or name a file with -o"));
+        }
+        return Ok(());
+    }
+    let Ok(there) = path.canonicalize() else { return Ok(()) };
+    if inputs.iter().any(|i| i.canonicalize().is_ok_and(|i| i == there)) {
+        return Err(Fault::usage(format!("{}: is the input itself; name another file with -o", path.display())));
+    }
+    if there.is_dir() {
+        bail!("{}: is a directory; name a file with -o", path.display());
+    }
+    if !force {
+        bail!("{}: exists already; overwrite it with -f or name another file with -o", path.display());
+    }
+    Ok(())
+}
+
+impl Output {
+    /// A temporary beside `path`, or an unnamed one for `-`.
+    ///
+    /// # Errors
+    /// If the folder cannot be written to.
+    pub fn create(path: &Path) -> Result<Self> {
+        if is_dash(path) {
+            let file = tempfile::tempfile().context("standard output: cannot make a temporary file for it")?;
+            return Ok(Self { file: Target::Stdout(file), path: path.into() });
+        }
+        let folder = match path.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        let name = path.file_name().with_context(|| format!("{}: is not a file name", path.display()))?;
+        let mut prefix = std::ffi::OsString::from(".");
+        prefix.push(name);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(".tmp");
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
+        let mut held = temporaries();
+        let temporary =
+            builder.tempfile_in(folder).with_context(|| format!("{}: cannot create it", path.display()))?;
+        held.push(temporary.path().to_owned());
+        Ok(Self { file: Target::Named(temporary), path: path.into() })
+    }
+
+    /// The file to write into.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        match &self.file {
+            Target::Named(t) => t.as_file(),
+            Target::Stdout(f) => f,
+        }
+    }
+
+    /// The name it will have, for messages.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives the whole file its name, or sends it to standard output.
+    ///
+    /// # Errors
+    /// If it cannot be synced, renamed or sent; the temporary is gone then.
+    pub fn finish(self, force: bool) -> Result<()> {
+        match self.file {
+            Target::Named(temporary) => {
+                let failed = || format!("{}: cannot write it", self.path.display());
+                temporary.as_file().sync_all().with_context(failed)?;
+                let mut held = temporaries();
+                let name = temporary.path().to_owned();
+                // Whatever happens, the temporary's name is free afterwards: renamed, or removed with the error.
+                held.retain(|t| *t != name);
+                if force {
+                    temporary.persist(&self.path).map_err(|e| e.error).with_context(failed)?;
+                } else {
+                    temporary.persist_noclobber(&self.path).map_err(|e| e.error).with_context(failed)?;
+                }
+                drop(held);
+                sync_folder(&self.path)
+            }
+            Target::Stdout(mut file) => {
+                use std::io::Seek as _;
+                file.rewind().context("standard output")?;
+                let mut out = std::io::stdout().lock();
+                std::io::copy(&mut file, &mut out).context("standard output")?;
+                out.flush().context("standard output")
+            }
+        }
+    }
+}
+
+/// Makes a rename survive a power cut.
+fn sync_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match File::open(folder).and_then(|f| f.sync_all()) {
+        // Some file systems cannot sync a folder; the file itself is synced.
+        Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => Ok(()),
+        other => other.with_context(|| format!("{}: cannot sync the folder", folder.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_appears_under_the_name_before_finish() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let output = Output::create(&path).unwrap();
+        output.file().write_all(b"half").unwrap();
+        assert!(!path.exists());
+        drop(output);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the temporary is gone too");
+    }
+
+    #[test]
+    fn finish_replaces_only_when_forced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        std::fs::write(&path, b"old").unwrap();
+        assert!(Output::create(&path).unwrap().finish(false).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        let output = Output::create(&path).unwrap();
+        output.file().write_all(b"new").unwrap();
+        output.finish(true).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn existing_files_inputs_and_folders_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("in");
+        std::fs::write(&path, b"x").unwrap();
+        assert!(check(&path, false, &[]).is_err());
+        assert!(check(&path, true, &[]).is_ok());
+        assert!(check(&path, true, std::slice::from_ref(&path)).is_err());
+        assert!(check(dir.path(), true, &[]).is_err());
+        assert!(check(&dir.path().join("new"), false, &[path]).is_ok());
+    }
+}
