@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::dump::Kind;
+use crate::dump::{AxisOrder, Kind, NameMap, OpenOptions, Rotation, SourceFormat};
 
 const SHORT_HELP: &str = "\
 Examples:
@@ -61,54 +61,51 @@ pub enum Verb {
 pub struct DumpArgs {
     /// What the input is, if its bytes and name do not tell
     #[arg(long, value_enum, value_name = "FORMAT")]
-    pub format: Option<FormatArg>,
-    /// Order of the axes: bhtd, bthd, hbtd, htd, thd or t(hd), arrays also with l and 2, e.g. l2htd
+    pub format: Option<SourceFormat>,
+    /// Order of the axes: bhtd, bthd, hbtd, htd, thd or t(hd); arrays also have l and 2, e.g. l2htd
     #[arg(long, value_name = "AXES")]
-    pub layout: Option<String>,
-    /// Tensor names: 'K=PATTERN,V=PATTERN' with {i} for the layer
+    pub layout: Option<AxisOrder>,
+    /// Tensor names, {i} for the layer: 'K=NAME,V=NAME'
     #[arg(long, value_name = "NAMES")]
-    pub map: Option<String>,
+    pub map: Option<NameMap>,
     /// Elements of one head's row, where the shape does not tell
     #[arg(long, value_name = "N")]
     pub head_dim: Option<NonZeroUsize>,
     /// Number of key/value heads, where the shape does not tell
     #[arg(long, value_name = "N")]
     pub kv_heads: Option<NonZeroUsize>,
-    /// The model's config.json, for its head counts
+    /// The model's config.json, for its head counts [default: the one beside the dump, if there is one]
     #[arg(long, value_name = "FILE")]
     pub model_config: Option<PathBuf>,
-    /// Whether a quantized llama.cpp cache holds Hadamard-rotated rows (only old files do not say)
-    #[arg(long, value_enum, default_value_t = RotationArg::Auto, value_name = "WHEN")]
-    pub llama_rotation: RotationArg,
+    /// Whether quantized llama.cpp caches hold rotated rows: assume or none (only old files do not say)
+    #[arg(long, value_name = "WHEN", default_value = "assume")]
+    pub llama_rotation: Rotation,
 }
 
-/// Names of the source formats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum FormatArg {
-    /// One K and one V tensor for each layer
-    Safetensors,
-    /// mlx-lm's prompt cache
-    Mlx,
-    /// vLLM's example connector: a folder with one file for each layer
-    VllmExample,
-    /// One array
-    Npy,
-    /// A zip of arrays
-    Npz,
-    /// A llama.cpp session or sequence file
-    Llama,
+impl DumpArgs {
+    /// The readers' options.
+    #[must_use]
+    pub fn open_options(&self) -> OpenOptions {
+        OpenOptions {
+            format: self.format,
+            layout: self.layout.clone(),
+            map: self.map.clone(),
+            head_dim: self.head_dim.map(NonZeroUsize::get),
+            n_kv_heads: self.kv_heads.map(NonZeroUsize::get),
+            model_config: self.model_config.clone(),
+            rotation: self.llama_rotation,
+        }
+    }
 }
 
-/// Whether rows of a quantized llama.cpp cache are rotated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum RotationArg {
-    /// As llama.cpp does by default for this type and head size
-    #[default]
-    Auto,
-    /// They are
-    On,
-    /// They are not (made with LLAMA_ATTN_ROT_DISABLE=1)
-    Off,
+impl ValueEnum for SourceFormat {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(self.name()))
+    }
 }
 
 /// Which part of the cache.
