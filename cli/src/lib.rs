@@ -5,6 +5,11 @@ pub mod bench;
 pub mod dump;
 pub mod eval;
 pub mod exit;
+pub mod output;
+pub mod pipeline;
+pub mod plan;
+pub mod progress;
+pub mod report;
 
 use std::ffi::OsString;
 use std::io::Write as _;

@@ -78,7 +78,10 @@ pub fn check(path: &Path, force: bool, inputs: &[PathBuf]) -> Result<()> {
     }
     let Ok(there) = path.canonicalize() else { return Ok(()) };
     if inputs.iter().any(|i| i.canonicalize().is_ok_and(|i| i == there)) {
-        return Err(Fault::usage(format!("{}: is the input itself; name another file with -o", path.display())));
+        return Err(Fault::usage(format!(
+            "{}: is the input itself; name another file with -o",
+            path.display()
+        )));
     }
     if there.is_dir() {
         bail!("{}: is a directory; name a file with -o", path.display());
@@ -96,7 +99,8 @@ impl Output {
     /// If the folder cannot be written to.
     pub fn create(path: &Path) -> Result<Self> {
         if is_dash(path) {
-            let file = tempfile::tempfile().context("standard output: cannot make a temporary file for it")?;
+            let file =
+                tempfile::tempfile().context("standard output: cannot make a temporary file for it")?;
             return Ok(Self { file: Target::Stdout(file), path: path.into() });
         }
         let folder = match path.parent() {

@@ -173,7 +173,8 @@ mod tests {
             );
             assert_eq!(error.unwrap_err().to_string(), "item 20");
             assert_eq!(taken, 20);
-            let refused = ordered(jobs, 50, 8, || (), |(), _, _: &mut u8| Ok(()), |i, _| bail!("no room for {i}"));
+            let refused =
+                ordered(jobs, 50, 8, || (), |(), _, _: &mut u8| Ok(()), |i, _| bail!("no room for {i}"));
             assert_eq!(refused.unwrap_err().to_string(), "no room for 0");
         }
     }

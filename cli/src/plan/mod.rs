@@ -1,0 +1,3 @@
+//! Which codec for which stream.
+
+pub mod search;
