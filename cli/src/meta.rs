@@ -1,0 +1,127 @@
+//! The JSON text in a container: what the source said about itself and how the file was made.
+//!
+//! Nothing in it depends on when, where or on how many threads the file was made.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::dump::{Dump, DumpStream, SourceFormat};
+
+/// The metadata of a `.tersa` file. Fields that a release does not know are ignored.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Metadata {
+    /// Program and version that wrote the file.
+    pub creator: String,
+    /// Format of the source, see [`SourceFormat::name`].
+    pub source_format: String,
+    /// What the source said about itself.
+    pub source: Map<String, Value>,
+    /// Whether keys are stored before or after RoPE: `pre`, `post` or `unknown`.
+    pub rope: String,
+    /// False if rows were not known to be several heads.
+    pub heads_known: bool,
+    /// False if rows may or may not be rotated.
+    pub rotation_known: bool,
+    /// What the reader assumed.
+    pub assumptions: Vec<String>,
+    /// The target and what was chosen for it.
+    pub plan: Value,
+    /// Positions of the tokens by part, as runs `[first, count]`, where they are not simply 0, 1, 2, ...
+    pub positions: BTreeMap<u32, Vec<(i32, u32)>>,
+}
+
+impl Metadata {
+    /// About the `streams` of `dump`.
+    #[must_use]
+    pub fn of(dump: &Dump, streams: &[&DumpStream], plan: Value) -> Self {
+        let positions = streams.iter().filter_map(|s| Some((s.part, runs(s.positions.as_ref()?))));
+        Self {
+            creator: concat!("tersa ", env!("CARGO_PKG_VERSION")).into(),
+            source_format: dump.format.name().into(),
+            source: dump.meta.clone(),
+            rope: rope(dump).into(),
+            heads_known: dump.heads_known,
+            rotation_known: dump.rotation_known,
+            assumptions: dump.assumptions.clone(),
+            plan,
+            positions: positions.collect(),
+        }
+    }
+
+    /// The format of the source, if this release knows it.
+    #[must_use]
+    pub fn format(&self) -> Option<SourceFormat> {
+        SourceFormat::from_name(&self.source_format)
+    }
+
+    /// The positions of a part's `n_tokens` tokens, if they were recorded and there are that many.
+    #[must_use]
+    pub fn positions(&self, part: u32, n_tokens: usize) -> Option<Arc<[i32]>> {
+        let runs = self.positions.get(&part)?;
+        // The count is checked before anything is built: these numbers are a file's.
+        let total: u64 = runs.iter().map(|&(_, n)| u64::from(n)).sum();
+        if total != n_tokens as u64 {
+            return None;
+        }
+        let one = |&(first, n): &(i32, u32)| (0..n).map(move |i| first.wrapping_add_unsigned(i));
+        Some(runs.iter().flat_map(one).collect())
+    }
+}
+
+/// Caches of running engines hold keys after RoPE; a plain tensor file may hold either and rarely says.
+fn rope(dump: &Dump) -> &'static str {
+    match dump.format {
+        SourceFormat::LlamaSession
+        | SourceFormat::LlamaSequence
+        | SourceFormat::VllmExample
+        | SourceFormat::Mlx => "post",
+        _ => {
+            let said = |what: &str| {
+                dump.meta.values().filter_map(Value::as_str).any(|text| text.to_ascii_lowercase().contains(what))
+            };
+            match (said("pre-rope"), said("post-rope")) {
+                (true, false) => "pre",
+                (false, true) => "post",
+                _ => "unknown",
+            }
+        }
+    }
+}
+
+fn runs(positions: &Arc<[i32]>) -> Vec<(i32, u32)> {
+    let mut out: Vec<(i32, u32)> = Vec::new();
+    for &p in positions.iter() {
+        match out.last_mut() {
+            Some((first, n)) if i64::from(*first) + i64::from(*n) == i64::from(p) && *n < u32::MAX => *n += 1,
+            _ => out.push((p, 1)),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_survive_as_runs() {
+        let positions: Arc<[i32]> = [188, 189, 190, 0, 1, 7, 7].into();
+        let packed = runs(&positions);
+        assert_eq!(packed, [(188, 3), (0, 2), (7, 1), (7, 1)]);
+        let meta = Metadata { positions: [(1, packed)].into(), ..Metadata::default() };
+        assert_eq!(meta.positions(1, 7), Some(positions));
+        assert_eq!(meta.positions(1, 8), None, "a count that does not fit is no list of positions");
+        assert_eq!(meta.positions(0, 7), None);
+    }
+
+    #[test]
+    fn unknown_and_missing_fields_do_not_matter() {
+        let meta: Metadata = serde_json::from_str(r#"{"creator": "x", "later": [1]}"#).unwrap();
+        assert_eq!(meta.creator, "x");
+        assert!(meta.format().is_none());
+    }
+}

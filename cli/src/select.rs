@@ -1,0 +1,199 @@
+//! The part of a dump that is to be packed: layers, tokens and heads.
+
+use std::ops::Range;
+
+use anyhow::Result;
+use tersa_core::view::{KvShape, KvStrides, KvView};
+
+use crate::args::SelectArgs;
+use crate::dump::{Dump, DumpStream};
+use crate::exit::Fault;
+
+/// One stream of the selection.
+pub struct Part<'a> {
+    /// The stream as it will be stored: shape, positions and place are those of the selection.
+    pub stream: DumpStream,
+    /// Its rows.
+    rows: Rows<'a>,
+}
+
+enum Rows<'a> {
+    /// A view of the source itself.
+    Direct(KvView<'a>),
+    /// Heads at uneven distances: the whole stream and which heads of it.
+    Gathered(KvView<'a>, Vec<usize>),
+}
+
+impl<'a> Part<'a> {
+    /// The rows of `tokens` of all heads. `scratch` holds them if they have to be collected.
+    pub fn chunk<'b>(&'b self, tokens: Range<usize>, scratch: &'b mut Vec<u8>) -> KvView<'b>
+    where
+        'a: 'b,
+    {
+        match &self.rows {
+            Rows::Direct(view) => *view,
+            Rows::Gathered(view, heads) => {
+                let shape = KvShape { n_tokens: tokens.len(), ..self.stream.shape };
+                let tile = shape.row_bytes() * tokens.len();
+                scratch.resize(tile * heads.len(), 0);
+                for (&head, out) in heads.iter().zip(scratch.chunks_exact_mut(tile.max(1))) {
+                    view.copy_rows(head, tokens.clone(), out);
+                }
+                KvView::new(scratch, shape, KvStrides::head_major(&shape)).expect("scratch was sized for it")
+            }
+        }
+    }
+
+    /// Whether [`chunk`](Self::chunk) gives a view whose row 0 is the first of `tokens`, not of the stream.
+    #[must_use]
+    pub fn is_gathered(&self) -> bool {
+        matches!(self.rows, Rows::Gathered(..))
+    }
+
+    /// Bytes of the rows.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.stream.len_bytes()
+    }
+}
+
+/// The streams that `select` leaves of `dump`, in the dump's order.
+///
+/// # Errors
+/// If nothing is left, or the dump holds a tensor that does not lie within its file.
+pub fn select<'a>(dump: &'a Dump, select: &SelectArgs) -> Result<Vec<Part<'a>>> {
+    let mut parts = Vec::new();
+    for (i, stream) in dump.streams.iter().enumerate() {
+        if select.layers.as_ref().is_some_and(|l| !l.contains(stream.layer as usize)) {
+            continue;
+        }
+        let whole = dump.view(i)?;
+        let heads: Vec<usize> = (0..stream.shape.n_kv_heads)
+            .filter(|&h| select.heads.as_ref().is_none_or(|set| set.contains(h)))
+            .collect();
+        let tokens = match &select.tokens {
+            Some(range) => range.within(stream.shape.n_tokens),
+            None => 0..stream.shape.n_tokens,
+        };
+        if heads.is_empty() || (tokens.is_empty() && stream.shape.n_tokens != 0) {
+            continue;
+        }
+        parts.push(narrow(dump, stream, whole, &heads, tokens)?);
+    }
+    if parts.is_empty() && !dump.streams.is_empty() {
+        return Err(Fault::usage(
+            "nothing is selected; look with `tersa inspect` which layers, tokens and heads there are",
+        ));
+    }
+    Ok(parts)
+}
+
+fn narrow<'a>(
+    dump: &'a Dump,
+    stream: &DumpStream,
+    whole: KvView<'a>,
+    heads: &[usize],
+    tokens: Range<usize>,
+) -> Result<Part<'a>> {
+    let (shape, strides) = (stream.shape, stream.strides);
+    let mut out = stream.clone();
+    out.shape.n_tokens = tokens.len();
+    out.shape.n_kv_heads = heads.len();
+    out.positions = stream.positions.as_ref().map(|p| p[tokens.clone()].into());
+    // Heads at equal distances and any token range are the same memory seen through other strides.
+    let step = heads.get(1).map_or(1, |second| second - heads[0]);
+    let even = heads.windows(2).all(|w| w[1] - w[0] == step);
+    let skip = |heads_from: usize| {
+        (tokens.start * strides.token + heads_from * strides.head) / shape.dtype.block_len()
+            * shape.dtype.block_bytes()
+    };
+    if even {
+        out.offset += skip(heads[0]);
+        out.strides.head *= step;
+        let data = dump.files[stream.file].bytes.get(out.offset..).unwrap_or_default();
+        let view = KvView::new(data, out.shape, out.strides)?;
+        return Ok(Part { stream: out, rows: Rows::Direct(view) });
+    }
+    let _ = whole;
+    out.offset += skip(0);
+    let data = dump.files[stream.file].bytes.get(out.offset..).unwrap_or_default();
+    let all_heads = KvShape { n_tokens: tokens.len(), ..shape };
+    let view = KvView::new(data, all_heads, strides)?;
+    Ok(Part { stream: out, rows: Rows::Gathered(view, heads.to_vec()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dump::{FileBytes, Kind, SourceFile, SourceFormat};
+    use tersa_core::num::DType;
+
+    /// Element (token, head, dim) is `100 * token + 10 * head + dim`.
+    fn dump() -> Dump {
+        let shape = KvShape { dtype: DType::F32, n_tokens: 4, n_kv_heads: 4, head_dim: 2 };
+        let mut bytes = Vec::new();
+        for (token, head, dim) in (0..32).map(|i| (i / 8, i / 2 % 4, i % 2)) {
+            #[allow(clippy::cast_precision_loss, reason = "small numbers")]
+            bytes.extend_from_slice(&((100 * token + 10 * head + dim) as f32).to_le_bytes());
+        }
+        let stream = |layer| DumpStream {
+            part: 0,
+            layer,
+            kind: Kind::K,
+            shape,
+            file: 0,
+            offset: 0,
+            strides: KvStrides::token_major(&shape),
+            hadamard: 0,
+            positions: Some([5, 6, 7, 8].into()),
+        };
+        Dump {
+            files: vec![SourceFile { path: "x".into(), name: "x".into(), bytes: FileBytes::Owned(bytes) }],
+            streams: vec![stream(0), stream(3)],
+            queries: Vec::new(),
+            format: SourceFormat::Npy,
+            meta: serde_json::Map::new(),
+            assumptions: Vec::new(),
+            heads_known: true,
+            rotation_known: true,
+        }
+    }
+
+    fn values(part: &Part<'_>, tokens: Range<usize>) -> Vec<f32> {
+        let mut scratch = Vec::new();
+        let view = part.chunk(tokens.clone(), &mut scratch);
+        let tokens = if part.is_gathered() { 0..tokens.len() } else { tokens };
+        let mut out = Vec::new();
+        for head in 0..part.stream.shape.n_kv_heads {
+            let mut rows = vec![0; tokens.len() * 8];
+            view.copy_rows(head, tokens.clone(), &mut rows);
+            out.extend(rows.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())));
+        }
+        out
+    }
+
+    #[test]
+    fn even_and_uneven_heads_give_the_selected_rows() {
+        let dump = dump();
+        let args = |heads: &str| SelectArgs {
+            layers: Some("3".parse().unwrap()),
+            tokens: Some("1..3".parse().unwrap()),
+            heads: Some(heads.parse().unwrap()),
+        };
+        let even = select(&dump, &args("1,3")).unwrap();
+        assert_eq!(even.len(), 1);
+        assert_eq!(even[0].stream.layer, 3);
+        assert_eq!(even[0].stream.positions.as_deref(), Some(&[6, 7][..]));
+        assert_eq!(values(&even[0], 1..2), [210.0, 211.0, 230.0, 231.0]);
+        let uneven = select(&dump, &args("0,1,3")).unwrap();
+        assert!(uneven[0].is_gathered());
+        assert_eq!(values(&uneven[0], 0..1), [100.0, 101.0, 110.0, 111.0, 130.0, 131.0]);
+    }
+
+    #[test]
+    fn an_empty_selection_is_refused() {
+        let none = SelectArgs { layers: Some("9".parse().unwrap()), ..SelectArgs::default() };
+        assert!(select(&dump(), &none).is_err());
+        assert_eq!(select(&dump(), &SelectArgs::default()).unwrap().len(), 2);
+    }
+}
