@@ -5,11 +5,13 @@ pub mod bench;
 pub mod dump;
 pub mod eval;
 pub mod exit;
+pub mod meta;
 pub mod output;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;
 pub mod report;
+pub mod select;
 
 use std::ffi::OsString;
 use std::io::Write as _;

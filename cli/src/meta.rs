@@ -81,7 +81,10 @@ fn rope(dump: &Dump) -> &'static str {
         | SourceFormat::Mlx => "post",
         _ => {
             let said = |what: &str| {
-                dump.meta.values().filter_map(Value::as_str).any(|text| text.to_ascii_lowercase().contains(what))
+                dump.meta
+                    .values()
+                    .filter_map(Value::as_str)
+                    .any(|text| text.to_ascii_lowercase().contains(what))
             };
             match (said("pre-rope"), said("post-rope")) {
                 (true, false) => "pre",

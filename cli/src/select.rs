@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use anyhow::Result;
-use tersa_core::view::{KvShape, KvStrides, KvView};
+use tersa_core::view::{KvShape, KvView};
 
 use crate::args::SelectArgs;
 use crate::dump::{Dump, DumpStream};
@@ -13,41 +13,26 @@ use crate::exit::Fault;
 pub struct Part<'a> {
     /// The stream as it will be stored: shape, positions and place are those of the selection.
     pub stream: DumpStream,
-    /// Its rows.
-    rows: Rows<'a>,
-}
-
-enum Rows<'a> {
-    /// A view of the source itself.
-    Direct(KvView<'a>),
-    /// Heads at uneven distances: the whole stream and which heads of it.
-    Gathered(KvView<'a>, Vec<usize>),
+    /// Its rows: one view of all heads, or, where the heads lie at uneven distances, one view for each head.
+    views: Vec<KvView<'a>>,
 }
 
 impl<'a> Part<'a> {
-    /// The rows of `tokens` of all heads. `scratch` holds them if they have to be collected.
-    pub fn chunk<'b>(&'b self, tokens: Range<usize>, scratch: &'b mut Vec<u8>) -> KvView<'b>
-    where
-        'a: 'b,
-    {
-        match &self.rows {
-            Rows::Direct(view) => *view,
-            Rows::Gathered(view, heads) => {
-                let shape = KvShape { n_tokens: tokens.len(), ..self.stream.shape };
-                let tile = shape.row_bytes() * tokens.len();
-                scratch.resize(tile * heads.len(), 0);
-                for (&head, out) in heads.iter().zip(scratch.chunks_exact_mut(tile.max(1))) {
-                    view.copy_rows(head, tokens.clone(), out);
-                }
-                KvView::new(scratch, shape, KvStrides::head_major(&shape)).expect("scratch was sized for it")
-            }
-        }
+    /// The stream's rows: one view of all heads, or, where these lie at uneven distances, one view for each head.
+    #[must_use]
+    pub fn views(&self) -> &[KvView<'a>] {
+        &self.views
     }
 
-    /// Whether [`chunk`](Self::chunk) gives a view whose row 0 is the first of `tokens`, not of the stream.
-    #[must_use]
-    pub fn is_gathered(&self) -> bool {
-        matches!(self.rows, Rows::Gathered(..))
+    /// Copies the rows of `head` for `tokens` side by side into `out`.
+    ///
+    /// # Panics
+    /// As [`KvView::copy_rows`].
+    pub fn copy_rows(&self, head: usize, tokens: Range<usize>, out: &mut [u8]) {
+        match &self.views[..] {
+            [all] => all.copy_rows(head, tokens, out),
+            one_each => one_each[head].copy_rows(0, tokens, out),
+        }
     }
 
     /// Bytes of the rows.
@@ -67,7 +52,8 @@ pub fn select<'a>(dump: &'a Dump, select: &SelectArgs) -> Result<Vec<Part<'a>>> 
         if select.layers.as_ref().is_some_and(|l| !l.contains(stream.layer as usize)) {
             continue;
         }
-        let whole = dump.view(i)?;
+        // Checks that the tensor lies within its file, so that the arithmetic below stays within bounds.
+        dump.view(i)?;
         let heads: Vec<usize> = (0..stream.shape.n_kv_heads)
             .filter(|&h| select.heads.as_ref().is_none_or(|set| set.contains(h)))
             .collect();
@@ -78,7 +64,7 @@ pub fn select<'a>(dump: &'a Dump, select: &SelectArgs) -> Result<Vec<Part<'a>>> 
         if heads.is_empty() || (tokens.is_empty() && stream.shape.n_tokens != 0) {
             continue;
         }
-        parts.push(narrow(dump, stream, whole, &heads, tokens)?);
+        parts.push(narrow(dump, stream, &heads, tokens)?);
     }
     if parts.is_empty() && !dump.streams.is_empty() {
         return Err(Fault::usage(
@@ -91,7 +77,6 @@ pub fn select<'a>(dump: &'a Dump, select: &SelectArgs) -> Result<Vec<Part<'a>>> 
 fn narrow<'a>(
     dump: &'a Dump,
     stream: &DumpStream,
-    whole: KvView<'a>,
     heads: &[usize],
     tokens: Range<usize>,
 ) -> Result<Part<'a>> {
@@ -103,23 +88,20 @@ fn narrow<'a>(
     // Heads at equal distances and any token range are the same memory seen through other strides.
     let step = heads.get(1).map_or(1, |second| second - heads[0]);
     let even = heads.windows(2).all(|w| w[1] - w[0] == step);
-    let skip = |heads_from: usize| {
-        (tokens.start * strides.token + heads_from * strides.head) / shape.dtype.block_len()
-            * shape.dtype.block_bytes()
+    let first_of = |head: usize| {
+        let elements = tokens.start * strides.token + head * strides.head;
+        stream.offset + elements / shape.dtype.block_len() * shape.dtype.block_bytes()
     };
-    if even {
-        out.offset += skip(heads[0]);
-        out.strides.head *= step;
-        let data = dump.files[stream.file].bytes.get(out.offset..).unwrap_or_default();
-        let view = KvView::new(data, out.shape, out.strides)?;
-        return Ok(Part { stream: out, rows: Rows::Direct(view) });
-    }
-    let _ = whole;
-    out.offset += skip(0);
-    let data = dump.files[stream.file].bytes.get(out.offset..).unwrap_or_default();
-    let all_heads = KvShape { n_tokens: tokens.len(), ..shape };
-    let view = KvView::new(data, all_heads, strides)?;
-    Ok(Part { stream: out, rows: Rows::Gathered(view, heads.to_vec()) })
+    let data = |head: usize| dump.files[stream.file].bytes.get(first_of(head)..).unwrap_or_default();
+    out.offset = first_of(heads[0]);
+    out.strides.head *= step;
+    let views = if even {
+        vec![KvView::new(data(heads[0]), out.shape, out.strides)?]
+    } else {
+        let one = KvShape { n_kv_heads: 1, ..out.shape };
+        heads.iter().map(|&h| KvView::new(data(h), one, strides)).collect::<Result<_, _>>()?
+    };
+    Ok(Part { stream: out, views })
 }
 
 #[cfg(test)]
@@ -127,6 +109,7 @@ mod tests {
     use super::*;
     use crate::dump::{FileBytes, Kind, SourceFile, SourceFormat};
     use tersa_core::num::DType;
+    use tersa_core::view::KvStrides;
 
     /// Element (token, head, dim) is `100 * token + 10 * head + dim`.
     fn dump() -> Dump {
@@ -160,13 +143,10 @@ mod tests {
     }
 
     fn values(part: &Part<'_>, tokens: Range<usize>) -> Vec<f32> {
-        let mut scratch = Vec::new();
-        let view = part.chunk(tokens.clone(), &mut scratch);
-        let tokens = if part.is_gathered() { 0..tokens.len() } else { tokens };
         let mut out = Vec::new();
         for head in 0..part.stream.shape.n_kv_heads {
             let mut rows = vec![0; tokens.len() * 8];
-            view.copy_rows(head, tokens.clone(), &mut rows);
+            part.copy_rows(head, tokens.clone(), &mut rows);
             out.extend(rows.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())));
         }
         out
@@ -186,7 +166,7 @@ mod tests {
         assert_eq!(even[0].stream.positions.as_deref(), Some(&[6, 7][..]));
         assert_eq!(values(&even[0], 1..2), [210.0, 211.0, 230.0, 231.0]);
         let uneven = select(&dump, &args("0,1,3")).unwrap();
-        assert!(uneven[0].is_gathered());
+        assert_eq!(uneven[0].views().len(), 3);
         assert_eq!(values(&uneven[0], 0..1), [100.0, 101.0, 110.0, 111.0, 130.0, 131.0]);
     }
 

@@ -1,3 +1,4 @@
 //! Which codec for which stream.
 
+pub mod policy;
 pub mod search;

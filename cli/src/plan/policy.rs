@@ -61,7 +61,7 @@ impl Policy {
     fn parse(text: &str) -> Result<Self> {
         // toml's own message spans several lines; the first sentence and the line number say it all.
         let file: FileText = toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(0, |s| text[..s.start].lines().count().max(1));
+            let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
             anyhow::anyhow!("line {line}: {}", e.message())
         })?;
         let rules = file.rule.iter().enumerate().map(|(i, r)| {
@@ -75,9 +75,7 @@ impl Policy {
     pub fn codec(&self, layer: u32, head: usize, kind: Kind) -> Option<CodecSpec> {
         let in_set = |set: &Option<IndexSet>, n: usize| set.as_ref().is_none_or(|s| s.contains(n));
         let rule = self.rules.iter().find(|r| {
-            in_set(&r.layers, layer as usize)
-                && in_set(&r.heads, head)
-                && r.kind.is_none_or(|k| k == kind)
+            in_set(&r.layers, layer as usize) && in_set(&r.heads, head) && r.kind.is_none_or(|k| k == kind)
         })?;
         Some(match kind {
             Kind::K => rule.codec.k,
