@@ -60,7 +60,8 @@ impl Archive<FileBytes> {
         let name = path.display().to_string();
         let file = if is_dash(path) {
             // A container is read from its end: what cannot be sought waits in an unnamed file.
-            let mut file = tempfile::tempfile().context("standard input: cannot make a temporary file for it")?;
+            let mut file =
+                tempfile::tempfile().context("standard input: cannot make a temporary file for it")?;
             io::copy(&mut io::stdin().lock(), &mut file).context("standard input")?;
             file.flush().context("standard input")?;
             file
@@ -276,7 +277,10 @@ where
             format::VerbatimMethod::Zstd => {
                 let mut raw = vec![0; blocks[block].raw_len as usize];
                 if !scratch.coder().decompress(&stored, &mut raw) {
-                    return Err(Fault::damage(format!("{}: verbatim block {block} does not unpack", self.name)));
+                    return Err(Fault::damage(format!(
+                        "{}: verbatim block {block} does not unpack",
+                        self.name
+                    )));
                 }
                 Ok(raw)
             }
@@ -345,7 +349,9 @@ fn explain<E: std::error::Error + Send + Sync + 'static>(name: &str, e: ReadErro
             | FormatError::UnknownCriticalSection { .. }
             | FormatError::OutOfMemory { .. }),
         ) => anyhow!("{name}: {e}"),
-        ReadError::Format(e @ FormatError::NoMagic { region: format::Region::Header }) => anyhow!("{name}: {e}"),
+        ReadError::Format(e @ FormatError::NoMagic { region: format::Region::Header }) => {
+            anyhow!("{name}: {e}")
+        }
         ReadError::Format(e) => Fault::damage(format!("{name}: damaged: {e}")),
     }
 }

@@ -140,7 +140,7 @@ pub fn train(spec: CodecSpec, part: &Part<'_>, head: usize) -> Result<Ready> {
     for (i, out) in rows.chunks_exact_mut(head_dim).enumerate() {
         let token = i * n_tokens / n;
         part.copy_rows(head, token..token + 1, &mut row);
-        convert::to_f32(dtype, &row, out);
+        convert::to_f32(dtype, &row, out)?;
     }
     ready(spec, &part.stream, Some(&rows))
 }

@@ -282,25 +282,26 @@ impl Pack<'_> {
                 raw.extend_from_slice(&bytes[within(start)..within(end).min(bytes.len())]);
             }
         };
-        let compress = |(scratch, raw): &mut (Scratch, Vec<u8>), i: usize, out: &mut (usize, bool, Vec<u8>)| {
-            gather(i, raw);
-            out.0 = raw.len();
-            let coder = scratch.coder();
-            out.2.resize(coder.bound(raw.len()), 0);
-            let sample = &raw[..raw.len().min(WORTH_SAMPLE)];
-            let worth = |from: usize, to: usize| to < from - from / 8;
-            let packed = coder
-                .compress(sample, &mut out.2)
-                .filter(|&n| worth(sample.len(), n))
-                .and_then(|_| coder.compress(raw, &mut out.2))
-                .filter(|&n| worth(raw.len(), n));
-            out.1 = packed.is_some();
-            match packed {
-                Some(n) => out.2.truncate(n),
-                None => std::mem::swap(&mut out.2, raw),
-            }
-            Ok(())
-        };
+        let compress =
+            |(scratch, raw): &mut (Scratch, Vec<u8>), i: usize, out: &mut (usize, bool, Vec<u8>)| {
+                gather(i, raw);
+                out.0 = raw.len();
+                let coder = scratch.coder();
+                out.2.resize(coder.bound(raw.len()), 0);
+                let sample = &raw[..raw.len().min(WORTH_SAMPLE)];
+                let worth = |from: usize, to: usize| to < from - from / 8;
+                let packed = coder
+                    .compress(sample, &mut out.2)
+                    .filter(|&n| worth(sample.len(), n))
+                    .and_then(|_| coder.compress(raw, &mut out.2))
+                    .filter(|&n| worth(raw.len(), n));
+                out.1 = packed.is_some();
+                match packed {
+                    Some(n) => out.2.truncate(n),
+                    None => std::mem::swap(&mut out.2, raw),
+                }
+                Ok(())
+            };
         ordered(
             self.jobs,
             n,
@@ -319,7 +320,7 @@ impl Pack<'_> {
 /// What lies between the `filled` ranges of a file of `len` bytes.
 fn gaps(filled: &[Range<u64>], len: usize) -> impl Iterator<Item = Range<usize>> + '_ {
     // Ranges lie within mapped bytes, so they fit usize.
-    let at = |n: u64| usize::try_from(n).unwrap_or(len);
+    let at = move |n: u64| usize::try_from(n).unwrap_or(len);
     let starts = std::iter::once(0).chain(filled.iter().map(move |r| at(r.end)));
     let ends = filled.iter().map(move |r| at(r.start)).chain(std::iter::once(len));
     starts.zip(ends).map(|(a, b)| a..b).filter(|r| !r.is_empty())
