@@ -1,22 +1,18 @@
 //! The `tersa` command as a library, so that tests and fuzz targets reach the readers and writers of other tools' files.
 
-pub mod archive;
 pub mod args;
 pub mod bench;
-pub mod coding;
 pub mod dump;
 pub mod eval;
 pub mod exit;
 pub mod files;
 pub mod meta;
 pub mod output;
-pub mod pack;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;
 pub mod report;
 pub mod select;
-pub mod zstd_coder;
 
 use std::ffi::OsString;
 use std::io::Write as _;
