@@ -6,6 +6,8 @@
 pub(crate) mod assign;
 #[allow(dead_code, reason = "the first users land with the codecs")]
 pub(crate) mod bits;
+pub(crate) mod convert;
+pub(crate) mod ggml;
 pub(crate) mod hadamard;
 #[cfg(feature = "alloc")]
 pub(crate) mod stats;

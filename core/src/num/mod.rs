@@ -2,7 +2,7 @@
 
 pub mod convert;
 pub mod dtype;
-pub mod ggml;
+mod ggml;
 pub mod hash;
 pub mod rng;
 
