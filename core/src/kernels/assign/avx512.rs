@@ -1,9 +1,239 @@
-//! placeholder header
+//! AVX-512 kernels; see [`super`] for the plan.
+
 use super::{Split, scalar};
+use core::arch::x86_64::*;
+
+const LANES: usize = 16;
+
+/// Vectors of rows in a full tile.
+const TALL: usize = 3;
+
+/// Centroids of a tile: `TALL * WIDTH` sums, `TALL` vectors of rows and a coordinate fit the 32 registers.
+const WIDTH: usize = 8;
+
+/// Columns of a tile's transposed rows: 24 KiB, half the first-level cache. Wider sub-spaces go row by row.
+const COLUMNS: usize = 128;
+
+/// Rows that are better taken one by one than as a vector that is mostly padding.
+const FEW: usize = 2;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,fma")]
 pub(super) fn nearest(split: Split, table: &[f32], rows: &[f32], codes: &mut [u8]) {
-    scalar::nearest(split, table, rows, codes);
+    let (d, m) = (split.d, split.m);
+    if rows.len() <= FEW * d || split.dsub(0) > COLUMNS {
+        for (row, codes) in rows.chunks_exact(d).zip(codes.chunks_exact_mut(m)) {
+            nearest_row(split, table, row, codes);
+        }
+    } else {
+        nearest_tiles(split, table, rows, codes);
+    }
+}
+
+/// Lanes across rows. Sub-spaces are taken in groups whose columns fit the transposed tile.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,fma")]
+fn nearest_tiles(split: Split, table: &[f32], rows: &[f32], codes: &mut [u8]) {
+    let (d, m) = (split.d, split.m);
+    let mut tall = [[0.0; TALL * LANES]; COLUMNS];
+    let mut low = [[0.0; LANES]; COLUMNS];
+    let mut first = 0;
+    while first < m {
+        let mut end = first + 1;
+        while end < m && split.start(end + 1) - split.start(first) <= COLUMNS {
+            end += 1;
+        }
+        let group = first..end;
+        let mut tiles = rows.chunks_exact(TALL * LANES * d);
+        let mut outs = codes.chunks_exact_mut(TALL * LANES * m);
+        for (rows, codes) in tiles.by_ref().zip(outs.by_ref()) {
+            nearest_tile::<TALL, { TALL * LANES }>(split, table, group.clone(), rows, codes, &mut tall);
+        }
+        let rest = tiles.remainder().chunks(LANES * d).zip(outs.into_remainder().chunks_mut(LANES * m));
+        for (rows, codes) in rest {
+            nearest_tile::<1, LANES>(split, table, group.clone(), rows, codes, &mut low);
+        }
+        first = end;
+    }
+}
+
+/// At most `R` vectors of rows in the sub-spaces `group`; `N` is `R * LANES`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,fma")]
+fn nearest_tile<const R: usize, const N: usize>(
+    split: Split,
+    table: &[f32],
+    group: core::ops::Range<usize>,
+    rows: &[f32],
+    codes: &mut [u8],
+    columns: &mut [[f32; N]; COLUMNS],
+) {
+    let first = split.start(group.start);
+    transpose(rows, split.d, first, &mut columns[..split.start(group.end) - first]);
+    for s in group {
+        let (half_norms, centroids) = split.table(s, table);
+        let columns = &columns[split.start(s) - first..split.start(s + 1) - first];
+        let index = match split.ksub {
+            16 => nearest_lanes::<R, N, 16>(half_norms, centroids, columns),
+            64 => nearest_lanes::<R, N, 64>(half_norms, centroids, columns),
+            _ => nearest_lanes::<R, N, 256>(half_norms, centroids, columns),
+        };
+        for (codes, index) in codes[s..].chunks_mut(split.m).zip(index.as_flattened()) {
+            codes[0] = *index;
+        }
+    }
+}
+
+/// The nearest centroid of each of `R` vectors of rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,fma")]
+fn nearest_lanes<const R: usize, const N: usize, const KSUB: usize>(
+    half_norms: &[f32],
+    centroids: &[f32],
+    columns: &[[f32; N]],
+) -> [[u8; LANES]; R] {
+    let mut best = [_mm512_set1_ps(f32::INFINITY); R];
+    let mut index = [_mm512_setzero_si512(); R];
+    for (b, half) in half_norms.as_chunks::<WIDTH>().0.iter().enumerate() {
+        let mut acc = [[_mm512_setzero_ps(); R]; WIDTH];
+        for (acc, half) in acc.iter_mut().zip(half) {
+            *acc = [_mm512_set1_ps(*half); R];
+        }
+        let coordinates = centroids.as_chunks::<KSUB>().0.iter().map(|c| &c.as_chunks::<WIDTH>().0[b]);
+        for (column, coordinates) in columns.iter().zip(coordinates) {
+            let mut x = [_mm512_setzero_ps(); R];
+            for (x, lanes) in x.iter_mut().zip(column.as_chunks::<LANES>().0) {
+                *x = load(lanes);
+            }
+            for (acc, c) in acc.iter_mut().zip(coordinates) {
+                let c = _mm512_set1_ps(*c);
+                for (acc, x) in acc.iter_mut().zip(x) {
+                    *acc = _mm512_fnmadd_ps(x, c, *acc);
+                }
+            }
+        }
+        for (c, acc) in acc.iter().enumerate() {
+            let c = _mm512_set1_epi32((b * WIDTH + c) as i32);
+            for r in 0..R {
+                let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(acc[r], best[r]);
+                best[r] = _mm512_mask_mov_ps(best[r], less, acc[r]);
+                index[r] = _mm512_mask_mov_epi32(index[r], less, c);
+            }
+        }
+    }
+    index.map(|i| {
+        let mut out = [0; LANES];
+        // SAFETY: `out` has room for the 16 bytes.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(i)) };
+        out
+    })
+}
+
+/// Columns `first..first + columns.len()` of at most `N` rows `[..][d]`; lanes without a row keep finite numbers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,fma")]
+fn transpose<const N: usize>(rows: &[f32], d: usize, first: usize, columns: &mut [[f32; N]]) {
+    for (v, rows) in rows.chunks(LANES * d).enumerate() {
+        for (b, columns) in columns.chunks_mut(LANES).enumerate() {
+            let at = first + b * LANES;
+            let mask = mask16(columns.len());
+            let mut block = [_mm512_setzero_ps(); LANES];
+            for (out, row) in block.iter_mut().zip(rows.chunks_exact(d)) {
+                let row = &row[at..at + columns.len()];
+                // SAFETY: the mask covers exactly the elements of `row`; masked-out lanes are not read.
+                *out = unsafe { _mm512_maskz_loadu_ps(mask, row.as_ptr()) };
+            }
+            let block = transpose16(block);
+            for (column, x) in columns.iter_mut().zip(block) {
+                let lanes = &mut column.as_chunks_mut::<LANES>().0[v];
+                // SAFETY: `lanes` is one vector long.
+                unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), x) };
+            }
+        }
+    }
+}
+
+/// A 16 x 16 transpose: pairs, quads and then 128-bit quarters change places.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose16(x: [__m512; 16]) -> [__m512; 16] {
+    let z = _mm512_setzero_ps();
+    let mut a = [z; 16];
+    for i in (0..16).step_by(2) {
+        a[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+        a[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+    }
+    // b[4 * g + c] holds column c (mod 4) of rows 4g..4g+4, one quarter for each four columns.
+    let mut b = [z; 16];
+    for g in (0..16).step_by(4) {
+        for h in 0..2 {
+            let (lo, hi) = (_mm512_castps_pd(a[g + h]), _mm512_castps_pd(a[g + h + 2]));
+            b[g + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(lo, hi));
+            b[g + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(lo, hi));
+        }
+    }
+    let mut out = [z; 16];
+    for c in 0..4 {
+        let even_low = _mm512_shuffle_f32x4::<0b10_00_10_00>(b[c], b[4 + c]);
+        let odd_low = _mm512_shuffle_f32x4::<0b11_01_11_01>(b[c], b[4 + c]);
+        let even_high = _mm512_shuffle_f32x4::<0b10_00_10_00>(b[8 + c], b[12 + c]);
+        let odd_high = _mm512_shuffle_f32x4::<0b11_01_11_01>(b[8 + c], b[12 + c]);
+        out[c] = _mm512_shuffle_f32x4::<0b10_00_10_00>(even_low, even_high);
+        out[8 + c] = _mm512_shuffle_f32x4::<0b11_01_11_01>(even_low, even_high);
+        out[4 + c] = _mm512_shuffle_f32x4::<0b10_00_10_00>(odd_low, odd_high);
+        out[12 + c] = _mm512_shuffle_f32x4::<0b11_01_11_01>(odd_low, odd_high);
+    }
+    out
+}
+
+/// One row, lanes across centroids.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,fma")]
+fn nearest_row(split: Split, table: &[f32], row: &[f32], codes: &mut [u8]) {
+    for (s, code) in codes.iter_mut().enumerate() {
+        let (half_norms, centroids) = split.table(s, table);
+        let x = &row[split.start(s)..split.start(s + 1)];
+        *code = match split.ksub {
+            16 => nearest_of::<1>(half_norms, centroids, x),
+            64 => nearest_of::<4>(half_norms, centroids, x),
+            _ => nearest_of::<16>(half_norms, centroids, x),
+        };
+    }
+}
+
+/// The nearest of `V` vectors of centroids, all of whose sums stay in registers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,fma")]
+fn nearest_of<const V: usize>(half_norms: &[f32], centroids: &[f32], x: &[f32]) -> u8 {
+    let mut acc = [_mm512_setzero_ps(); V];
+    for (acc, half) in acc.iter_mut().zip(half_norms.as_chunks::<LANES>().0) {
+        *acc = load(half);
+    }
+    for (x, column) in x.iter().zip(centroids.chunks_exact(V * LANES)) {
+        let x = _mm512_set1_ps(*x);
+        for (acc, c) in acc.iter_mut().zip(column.as_chunks::<LANES>().0) {
+            *acc = _mm512_fnmadd_ps(x, load(c), *acc);
+        }
+    }
+    let least = acc.iter().fold(_mm512_set1_ps(f32::INFINITY), |least, &a| _mm512_min_ps(least, a));
+    let least = _mm512_set1_ps(_mm512_reduce_min_ps(least));
+    for (v, acc) in acc.iter().enumerate() {
+        let equal = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(*acc, least);
+        if equal != 0 {
+            return (v * LANES) as u8 + equal.trailing_zeros() as u8;
+        }
+    }
+    0
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(lanes: &[f32; LANES]) -> __m512 {
+    // SAFETY: `lanes` is one vector long.
+    unsafe { _mm512_loadu_ps(lanes.as_ptr()) }
+}
+
+/// The lowest `n` of 16 lanes, all of them from 16 on.
+const fn mask16(n: usize) -> __mmask16 {
+    if n >= LANES { u16::MAX } else { (1 << n) - 1 }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,fma")]
