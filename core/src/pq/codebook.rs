@@ -98,7 +98,7 @@ impl Codebook {
     ///
     /// # Errors
     /// [`PqError::Length`] if the rows are not whole or `codes` has not `n * m` bytes, [`PqError::NonFinite`] with
-    /// the first row that holds a NaN or an infinity; nothing is written then.
+    /// the first row that holds a NaN or an infinity; `codes` then mean nothing.
     pub fn encode(&self, rows: &[f32], codes: &mut [u8]) -> Result<(), PqError> {
         self.encode_at(cpu::level(), rows, codes)
     }
@@ -108,43 +108,39 @@ impl Codebook {
         if codes.len() != n * self.shape.m {
             return Err(PqError::Length { expected: n * self.shape.m, got: codes.len() });
         }
-        if let Some(row) = assign::first_non_finite(level, rows, self.shape.d) {
-            return Err(PqError::NonFinite { row });
+        if self.nearest(level, rows, codes) {
+            return Ok(());
         }
-        self.nearest(level, rows, codes);
-        Ok(())
+        let row = assign::first_non_finite(level, rows, self.shape.d);
+        Err(PqError::NonFinite { row: row.expect("the kernel saw a row that is not finite") })
     }
 
     /// Decodes codes `[n][m]` to rows `[n][d]`.
     ///
     /// # Errors
     /// [`PqError::Length`] if the codes are not whole rows or `rows` has not `n * d` numbers, [`PqError::Code`] for
-    /// a code that is not below `ksub` (rows before it are written).
+    /// a code that is not below `ksub`; nothing is written then.
     pub fn decode(&self, codes: &[u8], rows: &mut [f32]) -> Result<(), PqError> {
-        let PqShape { d, m, .. } = self.shape;
-        let ksub = self.shape.ksub();
-        let n = whole_rows(codes.len(), m)?;
-        if rows.len() != n * d {
-            return Err(PqError::Length { expected: n * d, got: rows.len() });
+        let n = whole_rows(codes.len(), self.shape.m)?;
+        if rows.len() != n * self.shape.d {
+            return Err(PqError::Length { expected: n * self.shape.d, got: rows.len() });
         }
-        for (i, (code, row)) in codes.chunks_exact(m).zip(rows.chunks_exact_mut(d)).enumerate() {
-            let mut start = 0;
-            for (s, &c) in code.iter().enumerate() {
-                let dsub = self.shape.dsub(s);
-                if usize::from(c) >= ksub {
-                    return Err(PqError::Code { at: i * m + s, code: c });
-                }
-                let at = start * ksub + usize::from(c) * dsub;
-                row[start..start + dsub].copy_from_slice(&self.centroids[at..at + dsub]);
-                start += dsub;
-            }
+        if let Some(at) = codes.iter().position(|&c| usize::from(c) >= self.shape.ksub()) {
+            return Err(PqError::Code { at, code: codes[at] });
         }
+        self.shape.gather(&self.centroids, codes, rows);
         Ok(())
     }
 
-    /// Codes of rows that are known to be whole and finite.
-    pub(super) fn nearest(&self, level: Level, rows: &[f32], codes: &mut [u8]) {
-        assign::nearest(level, self.shape.split(), &self.table, rows, codes);
+    /// The centroids of all sub-spaces, `[m][ksub][dsub]`.
+    pub(crate) fn all_centroids(&self) -> &[f32] {
+        &self.centroids
+    }
+
+    /// Codes of whole rows; whether all rows are finite.
+    #[must_use]
+    pub(super) fn nearest(&self, level: Level, rows: &[f32], codes: &mut [u8]) -> bool {
+        assign::nearest(level, self.shape.split(), &self.table, rows, codes)
     }
 
     /// Replaces the centroids, `[m][ksub][dsub]`, with as many finite ones.
@@ -159,6 +155,41 @@ impl Codebook {
         for s in 0..split.m {
             let centroids = &self.centroids[split.start(s) * split.ksub..split.start(s + 1) * split.ksub];
             split.fill_table(s, centroids, &mut self.table);
+        }
+    }
+}
+
+impl PqShape {
+    /// Rows `[n][d]` from codes `[n][m]`, all below `ksub`, and centroids `[m][ksub][dsub]` of any element type.
+    pub(crate) fn gather<T: Copy>(self, centroids: &[T], codes: &[u8], rows: &mut [T]) {
+        let dsub = if self.d.is_multiple_of(self.m) { self.d / self.m } else { 0 };
+        // A copy of known length is a few moves; one of unknown length is a call.
+        match dsub {
+            1 => self.gather_equal::<T, 1>(centroids, codes, rows),
+            2 => self.gather_equal::<T, 2>(centroids, codes, rows),
+            4 => self.gather_equal::<T, 4>(centroids, codes, rows),
+            8 => self.gather_equal::<T, 8>(centroids, codes, rows),
+            16 => self.gather_equal::<T, 16>(centroids, codes, rows),
+            32 => self.gather_equal::<T, 32>(centroids, codes, rows),
+            _ => {
+                for (codes, row) in codes.chunks_exact(self.m).zip(rows.chunks_exact_mut(self.d)) {
+                    for (s, &c) in codes.iter().enumerate() {
+                        let (start, dsub) = (self.start(s), self.dsub(s));
+                        let at = start * self.ksub() + usize::from(c) * dsub;
+                        row[start..start + dsub].copy_from_slice(&centroids[at..at + dsub]);
+                    }
+                }
+            }
+        }
+    }
+
+    fn gather_equal<T: Copy, const DSUB: usize>(self, centroids: &[T], codes: &[u8], rows: &mut [T]) {
+        let centroids = centroids.as_chunks::<DSUB>().0;
+        let rows = rows.as_chunks_mut::<DSUB>().0.chunks_exact_mut(self.m);
+        for (codes, row) in codes.chunks_exact(self.m).zip(rows) {
+            for (s, (&c, out)) in codes.iter().zip(row).enumerate() {
+                *out = centroids[s * self.ksub() + usize::from(c)];
+            }
         }
     }
 }

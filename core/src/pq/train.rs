@@ -203,9 +203,12 @@ fn plus_plus(level: Level, rows: &[f32], shape: PqShape, rng: &mut Xoshiro256pp)
     for s in 0..shape.m {
         let span = shape.start(s)..shape.start(s + 1);
         let columns = &mut columns[..n * span.len()];
-        for (i, row) in rows.chunks_exact(shape.d).enumerate() {
-            for (j, &x) in row[span.clone()].iter().enumerate() {
-                columns[j * n + i] = x;
+        // By blocks of rows that stay in the cache while each column is written in one piece.
+        for (b, rows) in rows.chunks(assign::BLOCK * shape.d).enumerate() {
+            for (j, column) in columns.chunks_exact_mut(n).enumerate() {
+                for (x, row) in column[b * assign::BLOCK..].iter_mut().zip(rows.chunks_exact(shape.d)) {
+                    *x = row[span.start + j];
+                }
             }
         }
         distances.fill(f32::INFINITY);
@@ -304,7 +307,8 @@ impl<'a> Lloyd<'a> {
         self.counts.fill(0);
         let blocks = self.rows.chunks(BLOCK_ROWS * shape.d).zip(self.codes.chunks_mut(BLOCK_ROWS * shape.m));
         for (rows, codes) in blocks {
-            self.codebook.nearest(level, rows, codes);
+            let finite = self.codebook.nearest(level, rows, codes);
+            debug_assert!(finite, "checked before training");
             assign::accumulate(level, shape.split(), rows, codes, &mut self.sums, &mut self.counts);
         }
         let mut converged = true;

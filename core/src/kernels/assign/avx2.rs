@@ -1,9 +1,288 @@
-//! placeholder header
+//! AVX2 and FMA kernels; the plan is that of the AVX-512 ones with tiles that fit sixteen registers.
+
 use super::{Split, scalar};
+use core::arch::x86_64::*;
+
+const LANES: usize = 8;
+
+/// Vectors of rows in a full tile.
+const TALL: usize = 3;
+
+/// Centroids of a tile: `TALL * WIDTH` sums, `TALL` vectors of rows and a coordinate fit the 16 registers.
+const WIDTH: usize = 4;
+
+/// Columns of a tile's transposed rows: 12 KiB. Wider sub-spaces go row by row.
+const COLUMNS: usize = 128;
+
+/// Rows that are better taken one by one than as a vector that is mostly padding.
+const FEW: usize = 1;
 
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn nearest(split: Split, table: &[f32], rows: &[f32], codes: &mut [u8]) {
-    scalar::nearest(split, table, rows, codes);
+pub(super) fn nearest(split: Split, table: &[f32], rows: &[f32], codes: &mut [u8]) -> bool {
+    let (d, m) = (split.d, split.m);
+    if rows.len() > FEW * d && split.dsub(0) <= COLUMNS {
+        return nearest_tiles(split, table, rows, codes);
+    }
+    for (row, codes) in rows.chunks_exact(d).zip(codes.chunks_exact_mut(m)) {
+        if !scalar::all_finite(row) {
+            return false;
+        }
+        nearest_row(split, table, row, codes);
+    }
+    true
+}
+
+/// Lanes across rows.
+#[target_feature(enable = "avx2,fma")]
+fn nearest_tiles(split: Split, table: &[f32], rows: &[f32], codes: &mut [u8]) -> bool {
+    let (d, m) = (split.d, split.m);
+    let mut tall = [[0.0; TALL * LANES]; COLUMNS];
+    let mut low = [[0.0; LANES]; COLUMNS];
+    let (tiles, rest) = rows.split_at(rows.len() / (TALL * LANES * d) * (TALL * LANES * d));
+    let (tile_codes, rest_codes) = codes.split_at_mut(tiles.len() / d * m);
+    let mut ahead = Ahead::new(split, tiles.get(TALL * LANES * d..).unwrap_or(&[]));
+    let tiles = tiles.chunks_exact(TALL * LANES * d).zip(tile_codes.chunks_exact_mut(TALL * LANES * m));
+    for (rows, codes) in tiles {
+        if !scalar::all_finite(rows) {
+            return false;
+        }
+        nearest_tile::<TALL, { TALL * LANES }>(split, table, rows, codes, &mut tall, &mut ahead);
+    }
+    let mut ahead = Ahead::new(split, &[]);
+    for (rows, codes) in rest.chunks(LANES * d).zip(rest_codes.chunks_mut(LANES * m)) {
+        if !scalar::all_finite(rows) {
+            return false;
+        }
+        nearest_tile::<1, LANES>(split, table, rows, codes, &mut low, &mut ahead);
+    }
+    true
+}
+
+/// The rows of the tiles to come, asked for one piece with each step of the tile at hand: memory works while the
+/// multipliers do.
+struct Ahead<'a> {
+    lines: core::slice::Iter<'a, [f32; LINE]>,
+    /// Lines with each block of centroids.
+    step: usize,
+}
+
+/// Elements of a cache line.
+const LINE: usize = 16;
+
+impl<'a> Ahead<'a> {
+    fn new(split: Split, rows: &'a [f32]) -> Self {
+        let blocks = split.m * (split.ksub / WIDTH);
+        let step = (TALL * LANES * split.d).div_ceil(LINE * blocks);
+        Self { lines: rows.as_chunks::<LINE>().0.iter(), step }
+    }
+
+    #[inline(always)]
+    fn ask(&mut self) {
+        for line in self.lines.by_ref().take(self.step) {
+            // SAFETY: a prefetch is a hint and reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        }
+    }
+}
+
+/// At most `R` vectors of rows, `N` of them in all. Sub-spaces are taken in groups whose columns fit the transposed
+/// tile.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn nearest_tile<const R: usize, const N: usize>(
+    split: Split,
+    table: &[f32],
+    rows: &[f32],
+    codes: &mut [u8],
+    columns: &mut [[f32; N]; COLUMNS],
+    ahead: &mut Ahead<'_>,
+) {
+    let mut group = 0..0;
+    while group.end < split.m {
+        group = group.end..group.end + 1;
+        let first = split.start(group.start);
+        while group.end < split.m && split.start(group.end + 1) - first <= COLUMNS {
+            group.end += 1;
+        }
+        transpose(rows, split.d, first, &mut columns[..split.start(group.end) - first]);
+        for s in group.clone() {
+            let (half_norms, centroids) = split.table(s, table);
+            let columns = &columns[split.start(s) - first..split.start(s + 1) - first];
+            let index = match split.ksub {
+                16 => nearest_lanes::<R, N, 16>(half_norms, centroids, columns, ahead),
+                64 => nearest_lanes::<R, N, 64>(half_norms, centroids, columns, ahead),
+                _ => nearest_lanes::<R, N, 256>(half_norms, centroids, columns, ahead),
+            };
+            for (codes, &index) in codes[s..].chunks_mut(split.m).zip(index.as_flattened()) {
+                codes[0] = index.to_le_bytes()[0];
+            }
+        }
+    }
+}
+
+/// The nearest centroid of each of `R` vectors of rows.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn nearest_lanes<const R: usize, const N: usize, const KSUB: usize>(
+    half_norms: &[f32],
+    centroids: &[f32],
+    columns: &[[f32; N]],
+    ahead: &mut Ahead<'_>,
+) -> [[i32; LANES]; R] {
+    let mut best = [_mm256_set1_ps(f32::INFINITY); R];
+    let mut index = [_mm256_setzero_ps(); R];
+    for (b, half) in half_norms.as_chunks::<WIDTH>().0.iter().enumerate() {
+        ahead.ask();
+        let mut acc = half.map(|half| [_mm256_set1_ps(half); R]);
+        let coordinates = centroids.as_chunks::<KSUB>().0.iter().map(|c| &c.as_chunks::<WIDTH>().0[b]);
+        for (column, coordinates) in columns.iter().zip(coordinates) {
+            let mut x = [_mm256_setzero_ps(); R];
+            for (x, lanes) in x.iter_mut().zip(column.as_chunks::<LANES>().0) {
+                *x = load(lanes);
+            }
+            for (acc, c) in acc.iter_mut().zip(coordinates) {
+                let c = _mm256_set1_ps(*c);
+                for (acc, x) in acc.iter_mut().zip(x) {
+                    *acc = _mm256_fnmadd_ps(x, c, *acc);
+                }
+            }
+        }
+        for (c, acc) in (b * WIDTH..).zip(&acc) {
+            let c = _mm256_castsi256_ps(_mm256_set1_epi32(i32::from(code_of(c))));
+            for r in 0..R {
+                let less = _mm256_cmp_ps::<_CMP_LT_OQ>(acc[r], best[r]);
+                best[r] = _mm256_blendv_ps(best[r], acc[r], less);
+                index[r] = _mm256_blendv_ps(index[r], c, less);
+            }
+        }
+    }
+    index.map(|i| {
+        let mut out = [0; LANES];
+        // SAFETY: `out` is one vector long.
+        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_castps_si256(i)) };
+        out
+    })
+}
+
+/// Columns `first..first + columns.len()` of at most `N` rows `[..][d]`; lanes without a row become zeros.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn transpose<const N: usize>(rows: &[f32], d: usize, first: usize, columns: &mut [[f32; N]]) {
+    for (v, rows) in rows.chunks(LANES * d).enumerate() {
+        for (b, columns) in columns.chunks_mut(LANES).enumerate() {
+            let at = first + b * LANES;
+            let mut block = [_mm256_setzero_ps(); LANES];
+            for (out, row) in block.iter_mut().zip(rows.chunks_exact(d)) {
+                let row = &row[at..at + columns.len()];
+                *out = match row.first_chunk() {
+                    Some(lanes) => load(lanes),
+                    None => {
+                        let mut lanes = [0.0; LANES];
+                        lanes[..row.len()].copy_from_slice(row);
+                        load(&lanes)
+                    }
+                };
+            }
+            let block = transpose8(block);
+            for (column, x) in columns.iter_mut().zip(block) {
+                let lanes = &mut column.as_chunks_mut::<LANES>().0[v];
+                // SAFETY: `lanes` is one vector long.
+                unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), x) };
+            }
+        }
+    }
+}
+
+/// An 8 x 8 transpose: pairs, quads and then halves change places.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose8(x: [__m256; 8]) -> [__m256; 8] {
+    let z = _mm256_setzero_ps();
+    let mut a = [z; 8];
+    for i in (0..8).step_by(2) {
+        a[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
+        a[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
+    }
+    // b[4 * g + c] holds columns c and c + 4 of rows 4g..4g+4.
+    let mut b = [z; 8];
+    for g in [0, 4] {
+        for h in 0..2 {
+            b[g + 2 * h] = _mm256_shuffle_ps::<0b01_00_01_00>(a[g + h], a[g + h + 2]);
+            b[g + 2 * h + 1] = _mm256_shuffle_ps::<0b11_10_11_10>(a[g + h], a[g + h + 2]);
+        }
+    }
+    let mut out = [z; 8];
+    for c in 0..4 {
+        out[c] = _mm256_permute2f128_ps::<0x20>(b[c], b[4 + c]);
+        out[4 + c] = _mm256_permute2f128_ps::<0x31>(b[c], b[4 + c]);
+    }
+    out
+}
+
+/// One row, lanes across centroids.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma")]
+fn nearest_row(split: Split, table: &[f32], row: &[f32], codes: &mut [u8]) {
+    for (s, code) in codes.iter_mut().enumerate() {
+        let (half_norms, centroids) = split.table(s, table);
+        let x = &row[split.start(s)..split.start(s + 1)];
+        *code = match split.ksub {
+            16 => nearest_of::<2>(half_norms, centroids, x),
+            _ => nearest_of::<8>(half_norms, centroids, x),
+        };
+    }
+}
+
+/// The nearest centroid, `V` vectors of them at a time.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn nearest_of<const V: usize>(half_norms: &[f32], centroids: &[f32], x: &[f32]) -> u8 {
+    let ksub = half_norms.len();
+    let (mut best, mut index) = (f32::INFINITY, 0);
+    for at in (0..ksub).step_by(V * LANES) {
+        let mut acc = [_mm256_setzero_ps(); V];
+        for (acc, half) in acc.iter_mut().zip(half_norms[at..].as_chunks::<LANES>().0) {
+            *acc = load(half);
+        }
+        for (x, column) in x.iter().zip(centroids.chunks_exact(ksub)) {
+            let x = _mm256_set1_ps(*x);
+            for (acc, c) in acc.iter_mut().zip(column[at..].as_chunks::<LANES>().0) {
+                *acc = _mm256_fnmadd_ps(x, load(c), *acc);
+            }
+        }
+        let least =
+            least_lane(acc.iter().fold(_mm256_set1_ps(f32::INFINITY), |least, &a| _mm256_min_ps(least, a)));
+        if least < best {
+            let equal =
+                |acc: &__m256| _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(*acc, _mm256_set1_ps(least)));
+            let masks = acc.iter().map(equal).enumerate();
+            let first = masks.map(|(v, mask)| (v * LANES, mask)).find(|(_, mask)| *mask != 0);
+            (best, index) = (least, first.map_or(0, |(v, mask)| at + v + mask.trailing_zeros() as usize));
+        }
+    }
+    code_of(index)
+}
+
+/// The least of eight lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn least_lane(x: __m256) -> f32 {
+    let x = _mm_min_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+    let x = _mm_min_ps(x, _mm_movehl_ps(x, x));
+    _mm_cvtss_f32(_mm_min_ss(x, _mm_movehdup_ps(x)))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(lanes: &[f32; LANES]) -> __m256 {
+    // SAFETY: `lanes` is one vector long.
+    unsafe { _mm256_loadu_ps(lanes.as_ptr()) }
+}
+
+/// A centroid's index as a code.
+#[allow(clippy::cast_possible_truncation, reason = "an index is below 256")]
+const fn code_of(index: usize) -> u8 {
+    index as u8
 }
 
 #[target_feature(enable = "avx2,fma")]

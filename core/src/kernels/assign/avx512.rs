@@ -1,6 +1,6 @@
 //! AVX-512 kernels; see [`super`] for the plan.
 
-use super::{Split, scalar};
+use super::{BLOCK, Split, scalar};
 use core::arch::x86_64::*;
 
 const LANES: usize = 16;
@@ -18,66 +18,104 @@ const COLUMNS: usize = 128;
 const FEW: usize = 2;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,fma")]
-pub(super) fn nearest(split: Split, table: &[f32], rows: &[f32], codes: &mut [u8]) {
+pub(super) fn nearest(split: Split, table: &[f32], rows: &[f32], codes: &mut [u8]) -> bool {
     let (d, m) = (split.d, split.m);
-    if rows.len() <= FEW * d || split.dsub(0) > COLUMNS {
-        for (row, codes) in rows.chunks_exact(d).zip(codes.chunks_exact_mut(m)) {
-            nearest_row(split, table, row, codes);
-        }
-    } else {
-        nearest_tiles(split, table, rows, codes);
+    if rows.len() > FEW * d && split.dsub(0) <= COLUMNS {
+        return nearest_tiles(split, table, rows, codes);
     }
+    for (row, codes) in rows.chunks_exact(d).zip(codes.chunks_exact_mut(m)) {
+        if !scalar::all_finite(row) {
+            return false;
+        }
+        nearest_row(split, table, row, codes);
+    }
+    true
 }
 
-/// Lanes across rows. Sub-spaces are taken in groups whose columns fit the transposed tile.
+/// Lanes across rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,fma")]
-fn nearest_tiles(split: Split, table: &[f32], rows: &[f32], codes: &mut [u8]) {
+fn nearest_tiles(split: Split, table: &[f32], rows: &[f32], codes: &mut [u8]) -> bool {
     let (d, m) = (split.d, split.m);
     let mut tall = [[0.0; TALL * LANES]; COLUMNS];
     let mut low = [[0.0; LANES]; COLUMNS];
-    let mut first = 0;
-    while first < m {
-        let mut end = first + 1;
-        while end < m && split.start(end + 1) - split.start(first) <= COLUMNS {
-            end += 1;
+    let (tiles, rest) = rows.split_at(rows.len() / (TALL * LANES * d) * (TALL * LANES * d));
+    let (tile_codes, rest_codes) = codes.split_at_mut(tiles.len() / d * m);
+    let mut ahead = Ahead::new(split, tiles.get(TALL * LANES * d..).unwrap_or(&[]));
+    let tiles = tiles.chunks_exact(TALL * LANES * d).zip(tile_codes.chunks_exact_mut(TALL * LANES * m));
+    for (rows, codes) in tiles {
+        if !scalar::all_finite(rows) {
+            return false;
         }
-        let group = first..end;
-        let mut tiles = rows.chunks_exact(TALL * LANES * d);
-        let mut outs = codes.chunks_exact_mut(TALL * LANES * m);
-        for (rows, codes) in tiles.by_ref().zip(outs.by_ref()) {
-            nearest_tile::<TALL, { TALL * LANES }>(split, table, group.clone(), rows, codes, &mut tall);
+        nearest_tile::<TALL, { TALL * LANES }>(split, table, rows, codes, &mut tall, &mut ahead);
+    }
+    let mut ahead = Ahead::new(split, &[]);
+    for (rows, codes) in rest.chunks(LANES * d).zip(rest_codes.chunks_mut(LANES * m)) {
+        if !scalar::all_finite(rows) {
+            return false;
         }
-        let rest = tiles.remainder().chunks(LANES * d).zip(outs.into_remainder().chunks_mut(LANES * m));
-        for (rows, codes) in rest {
-            nearest_tile::<1, LANES>(split, table, group.clone(), rows, codes, &mut low);
+        nearest_tile::<1, LANES>(split, table, rows, codes, &mut low, &mut ahead);
+    }
+    true
+}
+
+/// The rows of the tiles to come, asked for one piece with each step of the tile at hand: memory works while the
+/// multipliers do.
+struct Ahead<'a> {
+    lines: core::slice::Iter<'a, [f32; LINE]>,
+    /// Lines with each block of centroids.
+    step: usize,
+}
+
+/// Elements of a cache line.
+const LINE: usize = 16;
+
+impl<'a> Ahead<'a> {
+    fn new(split: Split, rows: &'a [f32]) -> Self {
+        let blocks = split.m * (split.ksub / WIDTH);
+        let step = (TALL * LANES * split.d).div_ceil(LINE * blocks);
+        Self { lines: rows.as_chunks::<LINE>().0.iter(), step }
+    }
+
+    #[inline(always)]
+    fn ask(&mut self) {
+        for line in self.lines.by_ref().take(self.step) {
+            // SAFETY: a prefetch is a hint and reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
         }
-        first = end;
     }
 }
 
-/// At most `R` vectors of rows in the sub-spaces `group`; `N` is `R * LANES`.
+/// At most `R` vectors of rows, `N` of them in all. Sub-spaces are taken in groups whose columns fit the transposed
+/// tile.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,fma")]
 fn nearest_tile<const R: usize, const N: usize>(
     split: Split,
     table: &[f32],
-    group: core::ops::Range<usize>,
     rows: &[f32],
     codes: &mut [u8],
     columns: &mut [[f32; N]; COLUMNS],
+    ahead: &mut Ahead<'_>,
 ) {
-    let first = split.start(group.start);
-    transpose(rows, split.d, first, &mut columns[..split.start(group.end) - first]);
-    for s in group {
-        let (half_norms, centroids) = split.table(s, table);
-        let columns = &columns[split.start(s) - first..split.start(s + 1) - first];
-        let index = match split.ksub {
-            16 => nearest_lanes::<R, N, 16>(half_norms, centroids, columns),
-            64 => nearest_lanes::<R, N, 64>(half_norms, centroids, columns),
-            _ => nearest_lanes::<R, N, 256>(half_norms, centroids, columns),
-        };
-        for (codes, index) in codes[s..].chunks_mut(split.m).zip(index.as_flattened()) {
-            codes[0] = *index;
+    let mut group = 0..0;
+    while group.end < split.m {
+        group = group.end..group.end + 1;
+        let first = split.start(group.start);
+        while group.end < split.m && split.start(group.end + 1) - first <= COLUMNS {
+            group.end += 1;
+        }
+        transpose(rows, split.d, first, &mut columns[..split.start(group.end) - first]);
+        for s in group.clone() {
+            let (half_norms, centroids) = split.table(s, table);
+            let columns = &columns[split.start(s) - first..split.start(s + 1) - first];
+            let index = match split.ksub {
+                16 => nearest_lanes::<R, N, 16>(half_norms, centroids, columns, ahead),
+                64 => nearest_lanes::<R, N, 64>(half_norms, centroids, columns, ahead),
+                _ => nearest_lanes::<R, N, 256>(half_norms, centroids, columns, ahead),
+            };
+            for (codes, &index) in codes[s..].chunks_mut(split.m).zip(index.as_flattened()) {
+                codes[0] = index;
+            }
         }
     }
 }
@@ -89,14 +127,13 @@ fn nearest_lanes<const R: usize, const N: usize, const KSUB: usize>(
     half_norms: &[f32],
     centroids: &[f32],
     columns: &[[f32; N]],
+    ahead: &mut Ahead<'_>,
 ) -> [[u8; LANES]; R] {
     let mut best = [_mm512_set1_ps(f32::INFINITY); R];
     let mut index = [_mm512_setzero_si512(); R];
     for (b, half) in half_norms.as_chunks::<WIDTH>().0.iter().enumerate() {
-        let mut acc = [[_mm512_setzero_ps(); R]; WIDTH];
-        for (acc, half) in acc.iter_mut().zip(half) {
-            *acc = [_mm512_set1_ps(*half); R];
-        }
+        ahead.ask();
+        let mut acc = half.map(|half| [_mm512_set1_ps(half); R]);
         let coordinates = centroids.as_chunks::<KSUB>().0.iter().map(|c| &c.as_chunks::<WIDTH>().0[b]);
         for (column, coordinates) in columns.iter().zip(coordinates) {
             let mut x = [_mm512_setzero_ps(); R];
@@ -110,8 +147,8 @@ fn nearest_lanes<const R: usize, const N: usize, const KSUB: usize>(
                 }
             }
         }
-        for (c, acc) in acc.iter().enumerate() {
-            let c = _mm512_set1_epi32((b * WIDTH + c) as i32);
+        for (c, acc) in (b * WIDTH..).zip(&acc) {
+            let c = _mm512_set1_epi32(i32::from(code_of(c)));
             for r in 0..R {
                 let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(acc[r], best[r]);
                 best[r] = _mm512_mask_mov_ps(best[r], less, acc[r]);
@@ -218,10 +255,16 @@ fn nearest_of<const V: usize>(half_norms: &[f32], centroids: &[f32], x: &[f32]) 
     for (v, acc) in acc.iter().enumerate() {
         let equal = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(*acc, least);
         if equal != 0 {
-            return (v * LANES) as u8 + equal.trailing_zeros() as u8;
+            return code_of(v * LANES + equal.trailing_zeros() as usize);
         }
     }
     0
+}
+
+/// A centroid's index as a code.
+#[allow(clippy::cast_possible_truncation, reason = "an index is below 256")]
+const fn code_of(index: usize) -> u8 {
+    index as u8
 }
 
 #[inline]
@@ -243,7 +286,49 @@ pub(super) fn accumulate(split: Split, rows: &[f32], codes: &[u8], sums: &mut [f
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,fma")]
 pub(super) fn lower_distances(columns: &[f32], centroid: &[f32], best: &mut [f32], sums: &mut [f64]) {
-    scalar::lower_distances(columns, centroid, best, sums);
+    const VECTORS: usize = 4;
+    let n = best.len();
+    for (b, (best, sum)) in best.chunks_mut(BLOCK).zip(sums).enumerate() {
+        for (g, best) in best.chunks_mut(VECTORS * LANES).enumerate() {
+            let at = b * BLOCK + g * VECTORS * LANES;
+            let masks: [__mmask16; VECTORS] =
+                core::array::from_fn(|v| mask16(best.len().saturating_sub(v * LANES)));
+            let mut distance = [_mm512_setzero_ps(); VECTORS];
+            for (column, &c) in columns.chunks_exact(n).zip(centroid) {
+                let column = &column[at..at + best.len()];
+                let c = _mm512_set1_ps(c);
+                for (v, distance) in distance.iter_mut().enumerate() {
+                    // SAFETY: the mask keeps to the elements of `column`.
+                    let x =
+                        unsafe { _mm512_maskz_loadu_ps(masks[v], column.as_ptr().wrapping_add(v * LANES)) };
+                    let e = _mm512_sub_ps(x, c);
+                    *distance = _mm512_add_ps(*distance, _mm512_mul_ps(e, e));
+                }
+            }
+            for (v, &distance) in distance.iter().enumerate() {
+                let at = best.as_mut_ptr().wrapping_add(v * LANES);
+                // SAFETY: the mask keeps to the elements of `best`, for the load and for the store.
+                unsafe {
+                    let least = _mm512_min_ps(distance, _mm512_maskz_loadu_ps(masks[v], at));
+                    _mm512_mask_storeu_ps(at, masks[v], least);
+                }
+            }
+        }
+        let mut lanes = _mm512_setzero_pd();
+        let (eights, rest) = best.as_chunks::<8>();
+        for eight in eights {
+            // SAFETY: eight elements.
+            let eight = unsafe { _mm256_loadu_ps(eight.as_ptr()) };
+            lanes = _mm512_add_pd(lanes, _mm512_cvtps_pd(eight));
+        }
+        let mut out = [0.0; 8];
+        // SAFETY: `out` is one vector long.
+        unsafe { _mm512_storeu_pd(out.as_mut_ptr(), lanes) };
+        for (lane, &x) in out.iter_mut().zip(rest) {
+            *lane += f64::from(x);
+        }
+        *sum = scalar::sum_of_lanes(out);
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,fma")]

@@ -78,8 +78,11 @@ fn half_norm(centroid: &[f32]) -> f32 {
     (0.5 * centroid.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>()) as f32
 }
 
-/// Codes `[n][m]` of the rows `[n][d]`: in each sub-space the index of the nearest centroid. Rows must be finite.
-pub(crate) fn nearest(level: Level, split: Split, table: &[f32], rows: &[f32], codes: &mut [u8]) {
+/// Codes `[n][m]` of the rows `[n][d]`: in each sub-space the index of the nearest centroid. `false` if a row holds a
+/// NaN or an infinity; the codes then mean nothing. (Each tile is looked at while it is in the first-level cache, where
+/// that costs next to nothing.)
+#[must_use]
+pub(crate) fn nearest(level: Level, split: Split, table: &[f32], rows: &[f32], codes: &mut [u8]) -> bool {
     assert_eq!(table.len(), split.table_len());
     assert_eq!(rows.len() / split.d, codes.len() / split.m);
     assert!(rows.len().is_multiple_of(split.d) && codes.len().is_multiple_of(split.m));

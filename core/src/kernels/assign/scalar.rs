@@ -5,13 +5,17 @@ use super::{BLOCK, Split};
 /// Centroids whose sums are held at once.
 const WIDTH: usize = 16;
 
-pub(super) fn nearest(split: Split, table: &[f32], rows: &[f32], codes: &mut [u8]) {
+pub(super) fn nearest(split: Split, table: &[f32], rows: &[f32], codes: &mut [u8]) -> bool {
     for (row, code) in rows.chunks_exact(split.d).zip(codes.chunks_exact_mut(split.m)) {
+        if !all_finite(row) {
+            return false;
+        }
         for (s, out) in code.iter_mut().enumerate() {
             let (half_norms, columns) = split.table(s, table);
             *out = nearest_one(half_norms, columns, &row[split.start(s)..split.start(s + 1)]);
         }
     }
+    true
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "ksub is at most 256")]
@@ -34,14 +38,26 @@ fn nearest_one(half_norms: &[f32], columns: &[f32], x: &[f32]) -> u8 {
     index as u8
 }
 
+/// One sub-space after the other: its sums stay in the first-level cache, the rows in the second.
 #[inline(always)]
 pub(super) fn accumulate(split: Split, rows: &[f32], codes: &[u8], sums: &mut [f64], counts: &mut [u32]) {
-    for (row, code) in rows.chunks_exact(split.d).zip(codes.chunks_exact(split.m)) {
-        for (s, &c) in code.iter().enumerate() {
-            let (start, dsub) = (split.start(s), split.dsub(s));
-            counts[s * split.ksub + usize::from(c)] += 1;
-            let at = start * split.ksub + usize::from(c) * dsub;
-            for (sum, &x) in sums[at..at + dsub].iter_mut().zip(&row[start..start + dsub]) {
+    for s in 0..split.m {
+        let (start, end) = (split.start(s), split.start(s + 1));
+        let sums = &mut sums[start * split.ksub..end * split.ksub];
+        let counts = &mut counts[s * split.ksub..][..split.ksub];
+        for (row, code) in rows.chunks_exact(split.d).zip(codes.chunks_exact(split.m)) {
+            let c = usize::from(code[s]);
+            counts[c] += 1;
+            let row = &row[start..end];
+            let sums = &mut sums[c * row.len()..][..row.len()];
+            let (x, x_rest) = row.as_chunks::<8>();
+            let (sum, sum_rest) = sums.as_chunks_mut::<8>();
+            for (sum, x) in sum.iter_mut().zip(x) {
+                for (sum, &x) in sum.iter_mut().zip(x) {
+                    *sum += f64::from(x);
+                }
+            }
+            for (sum, &x) in sum_rest.iter_mut().zip(x_rest) {
                 *sum += f64::from(x);
             }
         }
@@ -66,23 +82,26 @@ pub(super) fn lower_distances(columns: &[f32], centroid: &[f32], best: &mut [f32
                 *lane += f64::from(*b);
             }
         }
-        let [a, b, c, d, e, f, g, h] = lanes;
-        *sum = ((a + e) + (c + g)) + ((b + f) + (d + h));
+        *sum = sum_of_lanes(lanes);
     }
 }
 
-/// An exponent of all ones marks NaN and infinities; the greatest exponent of a stretch tells whether it has one.
+/// Eight lanes in a fixed order.
+pub(super) fn sum_of_lanes([a, b, c, d, e, f, g, h]: [f64; 8]) -> f64 {
+    ((a + e) + (c + g)) + ((b + f) + (d + h))
+}
+
+/// An exponent of all ones marks NaN and infinities; the greatest exponent tells whether there is one.
+#[inline(always)]
+pub(super) fn all_finite(x: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    x.iter().fold(0, |top: u32, x| top.max(x.to_bits() & EXPONENT)) != EXPONENT
+}
+
+/// Whole stretches first: almost always there is nothing to find.
 #[inline(always)]
 pub(super) fn first_non_finite(rows: &[f32], d: usize) -> Option<usize> {
-    const EXPONENT: u32 = 0x7f80_0000;
-    // Whole stretches first: almost always there is nothing to find.
-    let mut stretches = rows.chunks(64 * d);
-    let bad = stretches.position(|stretch| {
-        let top = stretch.iter().fold(0, |top: u32, x| top.max(x.to_bits() & EXPONENT));
-        top == EXPONENT
-    })?;
-    rows.chunks_exact(d)
-        .skip(bad * 64)
-        .position(|row| row.iter().any(|x| !x.is_finite()))
-        .map(|i| bad * 64 + i)
+    const STRETCH: usize = 64;
+    let first = STRETCH * rows.chunks(STRETCH * d).position(|rows| !all_finite(rows))?;
+    rows.chunks_exact(d).skip(first).position(|row| !all_finite(row)).map(|i| first + i)
 }

@@ -62,10 +62,10 @@ fn every_level_gives_the_scalar_codes_at_odd_sizes() {
         for n in [0, 1, 2, 3, 7, 15, 16, 17, 31, 33, 47, 48, 49, 63, 65, 95, 97] {
             let rows = noise(&mut rng, n * split.d + 1);
             let mut want = vec![0; n * split.m];
-            nearest(Level::Scalar, split, &table, &rows[1..], &mut want);
+            let _ = nearest(Level::Scalar, split, &table, &rows[1..], &mut want);
             for level in cpu::levels() {
                 let mut codes = vec![0xff; n * split.m + 1];
-                nearest(level, split, &table, &rows[1..], &mut codes[1..]);
+                let _ = nearest(level, split, &table, &rows[1..], &mut codes[1..]);
                 assert_eq!(codes[1..], want, "{split:?} n {n} {level}");
                 assert_eq!(codes[0], 0xff);
             }
@@ -80,7 +80,7 @@ fn codes_are_nearest_by_f64_up_to_rounding() {
         let (table, centroids) = centroids(split, &mut rng);
         let rows = noise(&mut rng, 37 * split.d);
         let mut codes = vec![0; 37 * split.m];
-        nearest(cpu::level(), split, &table, &rows, &mut codes);
+        let _ = nearest(cpu::level(), split, &table, &rows, &mut codes);
         for (i, (row, code)) in rows.chunks_exact(split.d).zip(codes.chunks_exact(split.m)).enumerate() {
             for (s, &code) in code.iter().enumerate() {
                 let x = &row[split.start(s)..split.start(s + 1)];
@@ -115,7 +115,7 @@ fn ties_go_to_the_lower_index_and_overflow_is_a_tie() {
             for level in cpu::levels() {
                 for n in [1, 20, 50] {
                     let mut codes = vec![9; n];
-                    nearest(level, split, &table, &vec![x; 3 * n], &mut codes);
+                    let _ = nearest(level, split, &table, &vec![x; 3 * n], &mut codes);
                     assert!(codes.iter().all(|&c| c == want), "{level} {value} {x}: {codes:?}");
                 }
             }
@@ -219,10 +219,10 @@ proptest! {
         let (table, _) = centroids(split, &mut rng);
         let rows = noise(&mut rng, n * d);
         let mut want = vec![0; n * split.m];
-        nearest(Level::Scalar, split, &table, &rows, &mut want);
+        let _ = nearest(Level::Scalar, split, &table, &rows, &mut want);
         for level in cpu::levels() {
             let mut codes = vec![0; want.len()];
-            nearest(level, split, &table, &rows, &mut codes);
+            let _ = nearest(level, split, &table, &rows, &mut codes);
             prop_assert_eq!(&codes, &want);
         }
     }
