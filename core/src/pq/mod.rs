@@ -29,6 +29,8 @@
 #![cfg(feature = "alloc")]
 
 mod codebook;
+#[cfg(test)]
+mod tests;
 mod train;
 
 pub use codebook::Codebook;

@@ -129,6 +129,7 @@ fn nearest_lanes<const R: usize, const N: usize, const KSUB: usize>(
     columns: &[[f32; N]],
     ahead: &mut Ahead<'_>,
 ) -> [[u8; LANES]; R] {
+    let local: [__m512i; WIDTH] = core::array::from_fn(|c| _mm512_set1_epi32(i32::from(code_of(c))));
     let mut best = [_mm512_set1_ps(f32::INFINITY); R];
     let mut index = [_mm512_setzero_si512(); R];
     for (b, half) in half_norms.as_chunks::<WIDTH>().0.iter().enumerate() {
@@ -147,13 +148,24 @@ fn nearest_lanes<const R: usize, const N: usize, const KSUB: usize>(
                 }
             }
         }
-        for (c, acc) in (b * WIDTH..).zip(&acc) {
-            let c = _mm512_set1_epi32(i32::from(code_of(c)));
-            for r in 0..R {
-                let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(acc[r], best[r]);
-                best[r] = _mm512_mask_mov_ps(best[r], less, acc[r]);
-                index[r] = _mm512_mask_mov_epi32(index[r], less, c);
+        // A knock-out among the block's centroids, whose winner meets the best so far: short chains of comparisons,
+        // which the next block's products overlap. A left side is never beaten by an equal, so ties stay low.
+        let base = _mm512_set1_epi32(i32::from(code_of(b * WIDTH)));
+        for r in 0..R {
+            let mut score = acc.map(|acc| acc[r]);
+            let mut at = local;
+            let mut left = WIDTH;
+            while left > 1 {
+                left /= 2;
+                for i in 0..left {
+                    let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(score[2 * i + 1], score[2 * i]);
+                    score[i] = _mm512_mask_mov_ps(score[2 * i], less, score[2 * i + 1]);
+                    at[i] = _mm512_mask_mov_epi32(at[2 * i], less, at[2 * i + 1]);
+                }
             }
+            let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(score[0], best[r]);
+            best[r] = _mm512_mask_mov_ps(best[r], less, score[0]);
+            index[r] = _mm512_mask_add_epi32(index[r], less, at[0], base);
         }
     }
     index.map(|i| {
