@@ -8,6 +8,8 @@
 #[cfg(feature = "alloc")]
 pub mod chunk;
 #[cfg(feature = "alloc")]
+mod pq;
+#[cfg(feature = "alloc")]
 mod side;
 pub mod spec;
 #[cfg(feature = "alloc")]
@@ -45,7 +47,13 @@ pub fn prepare(
         }
         Quantizer::LloydMax { .. } => CodecError::Unsupported { why: "lm is not built in yet" },
         Quantizer::Int { .. } => CodecError::Unsupported { why: "int is not built in yet" },
-        Quantizer::Pq { .. } => CodecError::Unsupported { why: "pq is not built in yet" },
+        Quantizer::Pq { .. } if spec.mean || spec.rotate => {
+            CodecError::Unsupported { why: "pq takes neither mean nor had" }
+        }
+        Quantizer::Pq { m, nbits } => {
+            return pq::PqTile::new(m, nbits, head_dim, dtype, side)
+                .map(|c| Box::new(c) as Box<dyn TileCodec>);
+        }
     })
 }
 

@@ -25,13 +25,21 @@ pub(super) struct PqTile {
 }
 
 impl PqTile {
-    pub(super) fn new(m: u16, nbits: u8, head_dim: usize, dtype: DType, side: &Side) -> Result<Self, CodecError> {
+    pub(super) fn new(
+        m: u16,
+        nbits: u8,
+        head_dim: usize,
+        dtype: DType,
+        side: &Side,
+    ) -> Result<Self, CodecError> {
         let unsupported = |why| CodecError::Unsupported { why };
-        let shape = PqShape::new(head_dim, usize::from(m), nbits)
-            .map_err(|_| unsupported("pq needs at most head_dim sub-quantizers and codes of 4, 6 or 8 bits"))?;
+        let shape = PqShape::new(head_dim, usize::from(m), nbits).map_err(|_| {
+            unsupported("pq needs at most head_dim sub-quantizers and codes of 4, 6 or 8 bits")
+        })?;
         let codebook = side.codebook.as_ref().filter(|c| c.shape() == shape);
         let codebook = codebook.ok_or(unsupported("pq needs a codebook of its own shape"))?.clone();
-        let row_bytes = dtype.bytes_for(head_dim).ok_or(unsupported("a row of this type holds whole blocks"))?;
+        let row_bytes =
+            dtype.bytes_for(head_dim).ok_or(unsupported("a row of this type holds whole blocks"))?;
         let mut centroids = Vec::new();
         if dtype.is_plain() {
             centroids = vec![0; shape.codebook_len() * dtype.block_bytes()];
@@ -71,7 +79,8 @@ impl PqTile {
             unpack_bits(level, nbits, packed, codes);
             return Ok(());
         }
-        for (codes, packed) in codes.chunks_exact_mut(shape.m()).zip(packed.chunks_exact(shape.code_bytes())) {
+        for (codes, packed) in codes.chunks_exact_mut(shape.m()).zip(packed.chunks_exact(shape.code_bytes()))
+        {
             if packed.last().is_some_and(|last| last >> used != 0) {
                 return Err(CodecError::Corrupt { what: "bits after a row's last code" });
             }
@@ -124,8 +133,12 @@ impl TileCodec for PqTile {
         let table = &self.centroids;
         match self.dtype.block_bytes() {
             1 if self.dtype.is_plain() => shape.gather(table, codes, rows),
-            2 if self.dtype.is_plain() => shape.gather(table.as_chunks::<2>().0, codes, rows.as_chunks_mut::<2>().0),
-            4 if self.dtype.is_plain() => shape.gather(table.as_chunks::<4>().0, codes, rows.as_chunks_mut::<4>().0),
+            2 if self.dtype.is_plain() => {
+                shape.gather(table.as_chunks::<2>().0, codes, rows.as_chunks_mut::<2>().0)
+            }
+            4 if self.dtype.is_plain() => {
+                shape.gather(table.as_chunks::<4>().0, codes, rows.as_chunks_mut::<4>().0)
+            }
             _ => {
                 let floats = lent(ws.floats, n * shape.d())?;
                 shape.gather(self.codebook.all_centroids(), codes, floats);
@@ -224,11 +237,16 @@ mod tests {
         let codec = codec(2, 4, 8, DType::F32);
         let mut x = floats(3 * 8, 5);
         let rows = stored(DType::F32, &x);
-        let encode = |rows: &[u8], room: usize| with_scratch(&codec, 3, |ws| codec.encode(rows, &mut vec![0; room], ws));
+        let encode = |rows: &[u8], room: usize| {
+            with_scratch(&codec, 3, |ws| codec.encode(rows, &mut vec![0; room], ws))
+        };
         assert_eq!(encode(&rows, 3), Ok(3));
         assert_eq!(encode(&rows, 2), Err(CodecError::ShortBuffer { needed: 3, got: 2 }));
         with_scratch(&codec, 2, |ws| {
-            assert_eq!(codec.encode(&rows, &mut [0; 3], ws), Err(CodecError::ShortBuffer { needed: 24, got: 16 }));
+            assert_eq!(
+                codec.encode(&rows, &mut [0; 3], ws),
+                Err(CodecError::ShortBuffer { needed: 24, got: 16 })
+            );
         });
         x[17] = f32::NAN;
         assert_eq!(encode(&stored(DType::F32, &x), 3), Err(CodecError::NonFinite { row: 2 }));
