@@ -38,7 +38,13 @@ pub(crate) fn decide(
         _ => bail!("`{}` has shape {:?}; keys and values have 2 to 4 axes", first.name, first.shape),
     };
     let mut left: Vec<AxisOrder> = all.iter().map(|s| parse(s)).collect();
-    left.retain(|o| tensors.iter().all(|&(kind, t)| fits(o, kind, t, known)));
+    // With three axes, heads side by side are believed only if the last axis cannot be one head.
+    let one_head = |t: &Tensor| known.head_dim.is_none_or(|d| t.shape.last() == Some(&d));
+    left.retain(|o| {
+        tensors.iter().all(|&(kind, t)| {
+            fits(o, kind, t, known) && !(rank == 3 && o.position(Axis::HeadDim).is_some() && one_head(t))
+        })
+    });
     if let Some(source) = known.source.clone().filter(|_| left.len() < all.len() || rank == 2) {
         content.assume(source);
     }
@@ -89,9 +95,7 @@ fn fits(order: &AxisOrder, kind: Kind, t: &Tensor, known: &Known) -> bool {
         let width = t.shape[at];
         let divides = |n: Option<usize>| n.is_none_or(|n| width.is_multiple_of(n));
         let exact = known.n_kv_heads.zip(head_dim).is_none_or(|(n, d)| n.checked_mul(d) == Some(width));
-        // With three axes, heads side by side are believed only if the last axis cannot be one head.
-        let several = t.rank() == 2 || known.head_dim.is_some_and(|d| width != d);
-        divides(known.n_kv_heads) && divides(head_dim) && exact && several
+        divides(known.n_kv_heads) && divides(head_dim) && exact
     });
     is(Axis::Head, known.n_kv_heads) && is(Axis::Token, known.n_tokens) && is(Axis::Dim, head_dim) && rows
 }

@@ -1,10 +1,57 @@
 //! The files that a dump is written to: their names and lengths, the bytes that are known beforehand, and where each
 //! stream's elements go. One engine fills every format from this by positional writes.
 
+mod llama;
+mod npy;
+mod npz;
+mod safetensors;
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+
+use anyhow::{Context, Result, bail, ensure};
 use tersa_core::num::DType;
 use tersa_core::view::KvStrides;
 
+use super::llama::parse::Container;
 use super::region::Skeleton;
+use super::{DumpStream, Kind};
+
+/// What to write a dump as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// One tensor for each stream, `k.L{layer}` or `v.L{layer}`, `[heads, tokens, dim]`.
+    Safetensors,
+    /// One array `[layers, keys and values, heads, tokens, dim]`.
+    Npy,
+    /// One array for each stream, named and shaped as in safetensors.
+    Npz,
+    /// A llama.cpp session file, of the source's version or this one.
+    LlamaSession(Option<u32>),
+    /// A llama.cpp sequence file, of the source's version or this one.
+    LlamaSequence(Option<u32>),
+}
+
+impl std::str::FromStr for Target {
+    type Err = anyhow::Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let (name, version) = match s.split_once(':') {
+            Some((name, v)) => (name, Some(v.parse().with_context(|| format!("`{s}`: no version number"))?)),
+            None => (s, None),
+        };
+        Ok(match (name, version) {
+            ("safetensors", None) => Self::Safetensors,
+            ("npy", None) => Self::Npy,
+            ("npz", None) => Self::Npz,
+            ("llama-session", v) => Self::LlamaSession(v),
+            ("llama-sequence", v) => Self::LlamaSequence(v),
+            _ => bail!(
+                "`{s}`: formats to write are safetensors, npy, npz, llama-session[:10|:11] and llama-sequence[:3|:4]"
+            ),
+        })
+    }
+}
 
 /// Output files and the streams' places in them.
 #[derive(Clone, Debug, Default)]
@@ -80,4 +127,107 @@ impl Layout {
         });
         Self { files: files.collect(), placements: placements.collect(), ..Self::default() }
     }
+
+    /// The dump in another format.
+    ///
+    /// # Errors
+    /// If the format cannot hold it; the message says which can.
+    pub fn new(source: &Skeleton, target: Target) -> Result<Self> {
+        match target {
+            Target::Safetensors => safetensors::layout(source),
+            Target::Npy => npy::layout(source),
+            Target::Npz => npz::layout(source),
+            Target::LlamaSession(version) => llama::layout(source, Container::Session, version),
+            Target::LlamaSequence(version) => llama::layout(source, Container::Sequence, version),
+        }
+    }
+
+    /// Completes `files`, which are those of the layout in the same order, readable and writable, after every element
+    /// was written. Cost: one pass over the ranges that checksums cover.
+    ///
+    /// # Errors
+    /// Only those of reading and writing.
+    pub fn finish(&self, files: &[File]) -> Result<()> {
+        let mut buffer = vec![0; 1 << 18];
+        for Finish::Crc32 { file, range, at } in &self.finish {
+            let mut out = &files[*file];
+            out.seek(SeekFrom::Start(range.start))?;
+            let mut crc = crc32fast::Hasher::new();
+            let mut left = range.end - range.start;
+            while left != 0 {
+                let n = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                out.read_exact(&mut buffer[..n])?;
+                crc.update(&buffer[..n]);
+                left -= n as u64;
+            }
+            let crc = crc.finalize().to_le_bytes();
+            for &at in at {
+                out.seek(SeekFrom::Start(at))?;
+                out.write_all(&crc)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Element type in a format of plain values, and the rotation to undo on the way there: block types become f16.
+fn plain_type(s: &DumpStream, source: &Skeleton) -> Result<(DType, u32)> {
+    if s.shape.dtype.is_plain() {
+        return Ok((s.shape.dtype, s.hadamard));
+    }
+    ensure!(
+        source.rotation_known,
+        "it is not known whether the {} rows are rotated: compress the source with --head-dim to write them as plain values",
+        s.shape.dtype
+    );
+    Ok((DType::F16, s.hadamard))
+}
+
+/// Bytes of a stream as `dtype`.
+fn stream_len(s: &DumpStream, dtype: DType) -> Result<u64> {
+    let values =
+        s.shape.n_kv_heads.checked_mul(s.shape.head_dim).and_then(|n| n.checked_mul(s.shape.n_tokens));
+    let bytes = values.and_then(|n| dtype.bytes_for(n)).and_then(|n| u64::try_from(n).ok());
+    bytes.with_context(|| format!("layer {} is larger than memory can address", s.layer))
+}
+
+/// What a stream's array is called: `k.L3`, and `k.L3.p1` where there are several parts.
+fn array_name(s: &DumpStream, source: &Skeleton) -> String {
+    let kind = match s.kind {
+        Kind::K => 'k',
+        Kind::V => 'v',
+    };
+    format!("{kind}.L{}{}", s.layer, part_suffix(s.part, source))
+}
+
+fn part_suffix(part: u32, source: &Skeleton) -> String {
+    if source.streams.iter().all(|s| s.part == 0) { String::new() } else { format!(".p{part}") }
+}
+
+/// Name and token positions of every part whose rows are not simply positions 0, 1, ...
+fn positions(source: &Skeleton) -> Vec<(String, Vec<u8>)> {
+    let mut parts: Vec<u32> = source.streams.iter().map(|s| s.part).collect();
+    parts.dedup();
+    let listed = |part: &u32| {
+        let positions = source.streams.iter().find(|s| s.part == *part)?.positions.as_deref()?;
+        let counted = positions.iter().zip(0..).all(|(p, i)| *p == i);
+        let bytes = || positions.iter().flat_map(|p| p.to_le_bytes()).collect();
+        (!counted).then(|| (format!("positions{}", part_suffix(*part, source)), bytes()))
+    };
+    parts.iter().filter_map(listed).collect()
+}
+
+/// What every export of plain values should say.
+fn common_notes(source: &Skeleton) -> Vec<String> {
+    let mut notes = Vec::new();
+    if source.streams.iter().any(|s| !s.shape.dtype.is_plain()) {
+        notes.push("block-quantized rows are written as f16".to_owned());
+    }
+    if source.streams.iter().any(|s| s.hadamard != 0) {
+        notes.push("rotated rows are written unrotated".to_owned());
+    }
+    if !source.heads_known {
+        notes.push("heads are not told apart: each token's row is written as one head".to_owned());
+    }
+    notes
 }

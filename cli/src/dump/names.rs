@@ -1,7 +1,8 @@
 //! Which tensor holds the keys or values of which layer, by its name.
 //!
 //! There is no official naming; what is seen in the wild (`past_key_values.{i}.key`, `k_{i}`, `layers.{i}.keys`,
-//! `key_cache.{i}`, `v.L{i}`, ...) is a layer number and a word for keys or values, in either order.
+//! `key_cache.{i}`, ...) is a layer number and a word for keys or values, in either order. This project's own exports
+//! are `k.L{i}`, `v.L{i}` and `q.L{i}`, with `.p{part}` behind it where there are several caches.
 
 use std::collections::BTreeMap;
 
@@ -22,18 +23,28 @@ enum Role {
 /// Tensors by layer, as indices into the list that was given.
 #[derive(Debug, Default)]
 pub(crate) struct Assigned {
-    /// Keys and values of each layer.
-    pub(crate) layers: BTreeMap<u32, [Option<usize>; 2]>,
+    /// Keys and values of each part's layers.
+    pub(crate) layers: BTreeMap<(u32, u32), [Option<usize>; 2]>,
     /// Queries of layers.
     pub(crate) queries: BTreeMap<u32, usize>,
 }
 
 impl Assigned {
-    /// Layer, kind and tensor of every stream.
-    pub(crate) fn streams(&self) -> impl Iterator<Item = (u32, Kind, usize)> + '_ {
-        self.layers.iter().flat_map(|(&layer, kv)| {
-            [Kind::K, Kind::V].into_iter().zip(kv).filter_map(move |(kind, t)| Some((layer, kind, (*t)?)))
+    /// Part, layer, kind and tensor of every stream.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = (u32, u32, Kind, usize)> + '_ {
+        self.layers.iter().flat_map(|(&(part, layer), kv)| {
+            let kinds = [Kind::K, Kind::V].into_iter().zip(kv);
+            kinds.filter_map(move |(kind, t)| Some((part, layer, kind, (*t)?)))
         })
+    }
+
+    /// Takes `index` for a layer's `role`; returns the tensor that had it.
+    fn put(&mut self, part: u32, layer: u32, role: Role, index: usize) -> Option<usize> {
+        match role {
+            Role::Keys => self.layers.entry((part, layer)).or_default()[0].replace(index),
+            Role::Values => self.layers.entry((part, layer)).or_default()[1].replace(index),
+            Role::Queries => self.queries.insert(layer, index),
+        }
     }
 }
 
@@ -41,9 +52,12 @@ impl Assigned {
 pub(crate) fn assign(tensors: &[Tensor], map: Option<&NameMap>) -> Result<Assigned> {
     let assigned = match map {
         Some(map) => by_map(tensors, map)?,
+        None if tensors.iter().any(|t| own_name(&t.name).is_some()) => {
+            collect(tensors, |t| own_name(&t.name))?
+        }
         None => by_words(tensors)?,
     };
-    for (layer, [k, v]) in &assigned.layers {
+    for ((_, layer), [k, v]) in &assigned.layers {
         let name = |t: &Option<usize>| t.map_or("", |t| &tensors[t].name);
         // A map that names one kind only is on purpose.
         let both = map.is_none_or(|m| m.k.is_some() && m.v.is_some());
@@ -60,10 +74,9 @@ pub(crate) fn assign(tensors: &[Tensor], map: Option<&NameMap>) -> Result<Assign
 fn by_map(tensors: &[Tensor], map: &NameMap) -> Result<Assigned> {
     let mut out = Assigned::default();
     for (index, t) in tensors.iter().enumerate() {
-        for (slot, template) in [&map.k, &map.v].into_iter().enumerate() {
+        for (role, template) in [(Role::Keys, &map.k), (Role::Values, &map.v)] {
             if let Some(layer) = template.as_ref().and_then(|n| n.layer_of(&t.name)) {
-                let old = out.layers.entry(layer).or_default()[slot].replace(index);
-                if let Some(old) = old {
+                if let Some(old) = out.put(0, layer, role, index) {
                     bail!("both `{}` and `{}` are mapped to layer {layer}", tensors[old].name, t.name);
                 }
             }
@@ -90,15 +103,14 @@ fn by_words(tensors: &[Tensor]) -> Result<Assigned> {
 const MAX_NUMBERS: usize = 4;
 
 fn by_number(tensors: &[Tensor], run: usize) -> Result<Assigned> {
+    collect(tensors, |t| role_of(&t.name, run).map(|(layer, role)| (0, layer, role)))
+}
+
+fn collect(tensors: &[Tensor], role: impl Fn(&Tensor) -> Option<(u32, u32, Role)>) -> Result<Assigned> {
     let mut out = Assigned::default();
     for (index, t) in tensors.iter().enumerate() {
-        let Some((layer, role)) = role_of(&t.name, run) else { continue };
-        let old = match role {
-            Role::Keys => out.layers.entry(layer).or_default()[0].replace(index),
-            Role::Values => out.layers.entry(layer).or_default()[1].replace(index),
-            Role::Queries => out.queries.insert(layer, index),
-        };
-        if let Some(old) = old {
+        let Some((part, layer, role)) = role(t) else { continue };
+        if let Some(old) = out.put(part, layer, role, index) {
             bail!(
                 "`{}` and `{}` both look like layer {layer}; say which is meant with --map 'K=...{{i}}...,V=...{{i}}...'",
                 tensors[old].name,
@@ -107,6 +119,19 @@ fn by_number(tensors: &[Tensor], run: usize) -> Result<Assigned> {
         }
     }
     Ok(out)
+}
+
+/// Part, layer and role of this project's own names.
+fn own_name(name: &str) -> Option<(u32, u32, Role)> {
+    let (role, rest) = name.split_once(".L")?;
+    let role = match role {
+        "k" => Role::Keys,
+        "v" => Role::Values,
+        "q" => Role::Queries,
+        _ => return None,
+    };
+    let (layer, part) = rest.split_once(".p").unwrap_or((rest, "0"));
+    Some((part.parse().ok()?, layer.parse().ok()?, role))
 }
 
 /// The layer and role that `name` spells, taking its `run`-th number for the layer.
@@ -183,7 +208,7 @@ pub(crate) fn convention(names: &[&str], rank: usize) -> Option<&'static str> {
     let short = |n: &str| n.strip_prefix("k_").or(n.strip_prefix("v_")).is_some_and(digits);
     let flat = |n: &str| n.split('.').all(digits);
     // This project's own.
-    let ours = |n: &str| n.strip_prefix("k.L").or(n.strip_prefix("v.L")).is_some();
+    let ours = |n: &str| own_name(n).is_some();
     match rank {
         4 if all(&exported) || all(&short) || all(&flat) => Some("bhtd"),
         3 if all(&ours) => Some("htd"),
@@ -239,7 +264,7 @@ mod tests {
         ] {
             let list = tensors(&[k, v]);
             let a = assign(&list, None).unwrap();
-            assert_eq!(a.layers, BTreeMap::from([(7, [Some(0), Some(1)])]), "{k}");
+            assert_eq!(a.layers, BTreeMap::from([((0, 7), [Some(0), Some(1)])]), "{k}");
         }
     }
 
@@ -247,14 +272,14 @@ mod tests {
     fn queries_are_found_beside_keys_and_other_tensors_are_left_alone() {
         let list = tensors(&["tokens", "k.L3", "q.L3", "v.L3", "model.layers.0.self_attn.k_proj.weight"]);
         let a = assign(&list, None).unwrap();
-        assert_eq!(a.layers, BTreeMap::from([(3, [Some(1), Some(3)])]));
+        assert_eq!(a.layers, BTreeMap::from([((0, 3), [Some(1), Some(3)])]));
         assert_eq!(a.queries, BTreeMap::from([(3, 2)]));
     }
 
     #[test]
     fn the_number_that_tells_tensors_apart_is_the_layer() {
         let list = tensors(&["m2.layers.0.key", "m2.layers.0.value", "m2.layers.1.key", "m2.layers.1.value"]);
-        assert_eq!(assign(&list, None).unwrap().layers.keys().copied().collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(assign(&list, None).unwrap().layers.keys().map(|k| k.1).collect::<Vec<_>>(), [0, 1]);
     }
 
     #[test]
@@ -267,10 +292,16 @@ mod tests {
     }
 
     #[test]
+    fn own_names_may_say_a_part() {
+        let a = assign(&tensors(&["k.L0.p1", "v.L0.p1", "k.L0.p0", "v.L0.p0", "layer.5.key"]), None).unwrap();
+        assert_eq!(a.layers, BTreeMap::from([((0, 0), [Some(2), Some(3)]), ((1, 0), [Some(0), Some(1)])]));
+    }
+
+    #[test]
     fn a_map_may_name_keys_only() {
         let map = "K=c{i}".parse().unwrap();
         let a = assign(&tensors(&["c0", "c1", "d1"]), Some(&map)).unwrap();
-        assert_eq!(a.layers, BTreeMap::from([(0, [Some(0), None]), (1, [Some(1), None])]));
+        assert_eq!(a.layers, BTreeMap::from([((0, 0), [Some(0), None]), ((0, 1), [Some(1), None])]));
         let both = "K=c{i},V=d{i}".parse().unwrap();
         assert!(assign(&tensors(&["c0", "c1", "d1"]), Some(&both)).is_err());
     }

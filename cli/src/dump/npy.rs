@@ -129,7 +129,6 @@ fn literal(text: &str) -> Option<(&str, &str)> {
     text[1..].split_once(quote)
 }
 
-#[allow(dead_code, reason = "for writing, next")]
 /// A header for an array of `shape` and little-endian `descr`, padded so that `before` bytes, it and the data begin
 /// at a multiple of 64.
 pub(crate) fn header(descr: &str, shape: &[usize], before: u64) -> Result<Vec<u8>> {

@@ -225,12 +225,14 @@ fn add_named(tensors: &[Tensor], known: Known, options: &OpenOptions, content: &
         };
         return axes::add_whole(whole, &known, content);
     }
-    let list: Vec<(Kind, &Tensor)> = assigned.streams().map(|(_, kind, t)| (kind, &tensors[t])).collect();
+    let list: Vec<(Kind, &Tensor)> = assigned.streams().map(|(_, _, kind, t)| (kind, &tensors[t])).collect();
     let names: Vec<&str> = list.iter().map(|(_, t)| t.name.as_str()).collect();
     let convention = options.map.is_none().then(|| names::convention(&names, list[0].1.rank())).flatten();
     let order = axes::decide(&list, &known, convention, content)?;
-    for (layer, kind, t) in assigned.streams() {
+    for (part, layer, kind, t) in assigned.streams() {
+        let first = content.streams.len();
         axes::add_streams(&tensors[t], &order, &known, layer, kind, content)?;
+        content.streams[first..].iter_mut().for_each(|s| s.part = s.part.saturating_add(part));
     }
     for (&layer, &t) in &assigned.queries {
         add_queries(&tensors[t], layer, content);

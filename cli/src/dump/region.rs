@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Dump, DumpStream, SourceFormat};
+use super::{Dump, DumpStream, Queries, SourceFormat};
 
 /// A dump without its tensors' bytes: what a container keeps of the source, and what output layouts are made from.
 #[derive(Clone, Debug)]
@@ -13,6 +13,8 @@ pub struct Skeleton {
     pub files: Vec<SkeletonFile>,
     /// The streams, with their places in the source.
     pub streams: Vec<DumpStream>,
+    /// Captured queries, with their places in the source; their bytes are among the verbatim ones.
+    pub queries: Vec<Queries>,
     /// As [`Dump::meta`].
     pub meta: serde_json::Map<String, serde_json::Value>,
     /// As [`Dump::heads_known`].
@@ -83,6 +85,7 @@ impl Dump {
             format: self.format,
             files,
             streams: self.streams.clone(),
+            queries: self.queries.clone(),
             meta: self.meta.clone(),
             heads_known: self.heads_known,
             rotation_known: self.rotation_known,

@@ -7,7 +7,6 @@
 pub(crate) mod parse;
 
 use anyhow::{Result, ensure};
-use tersa_core::num::DType;
 use tersa_core::view::{KvShape, KvStrides};
 
 use self::parse::{Cache, Container, Pieces, Rows, State};
@@ -140,14 +139,4 @@ pub(crate) fn default_rotation(kind: Kind, head_dim: usize) -> u32 {
     } else {
         1u32.checked_shl(head_dim.trailing_zeros()).unwrap_or(0)
     }
-}
-
-#[allow(dead_code, reason = "for version switches, next")]
-/// The rotation sizes that a cache of these types has by default.
-pub(crate) fn default_sizes(k: Option<(DType, usize)>, v: Option<(DType, usize)>) -> [u32; 2] {
-    let size = |kind, rows: Option<(DType, usize)>| match rows {
-        Some((dtype, head_dim)) if !dtype.is_plain() => default_rotation(kind, head_dim),
-        _ => 0,
-    };
-    [size(Kind::K, k), size(Kind::V, v)]
 }

@@ -23,12 +23,12 @@ impl<'a> Pieces<'a> {
         Self { len: bytes.len() as u64, pieces: vec![(0, bytes)] }
     }
 
-    #[allow(dead_code, reason = "for version switches, next")]
     pub(crate) fn new(len: u64, verbatim: &'a [(u64, Vec<u8>)]) -> Self {
         Self { len, pieces: verbatim.iter().map(|(at, b)| (*at, b.as_slice())).collect() }
     }
 
-    fn get(&self, at: u64, n: usize) -> Option<&'a [u8]> {
+    /// `n` bytes at `at`, if one piece holds them all.
+    pub(crate) fn get(&self, at: u64, n: usize) -> Option<&'a [u8]> {
         let next = self.pieces.partition_point(|(start, _)| *start <= at);
         let (start, bytes) = self.pieces.get(next.checked_sub(1)?)?;
         let from = usize::try_from(at - start).ok()?;
