@@ -3,7 +3,7 @@
 use super::*;
 
 /// Multiplies by the orthonormal Walsh–Hadamard matrix, in f64.
-fn rotate(row: &[f32]) -> Vec<f32> {
+pub(super) fn rotate(row: &[f32]) -> Vec<f32> {
     let n = row.len();
     (0..n)
         .map(|i| {
@@ -21,11 +21,11 @@ fn rotate(row: &[f32]) -> Vec<f32> {
         .collect()
 }
 
-fn relative_error(a: &[f32], b: &[f32]) -> f64 {
+pub(super) fn relative_error(a: &[f32], b: &[f32]) -> f64 {
     let sum = |f: &dyn Fn(f64, f64) -> f64| -> f64 {
         a.iter().zip(b).map(|(x, y)| f(f64::from(*x), f64::from(*y))).sum()
     };
-    (sum(&|x, y| (x - y) * (x - y)) / sum(&|x, _| x * x)).sqrt()
+    (sum(&|x, y| (x - y) * (x - y)) / sum(&|x, _| x * x).max(f64::MIN_POSITIVE)).sqrt()
 }
 
 #[test]
