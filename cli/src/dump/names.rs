@@ -75,10 +75,10 @@ fn by_map(tensors: &[Tensor], map: &NameMap) -> Result<Assigned> {
     let mut out = Assigned::default();
     for (index, t) in tensors.iter().enumerate() {
         for (role, template) in [(Role::Keys, &map.k), (Role::Values, &map.v)] {
-            if let Some(layer) = template.as_ref().and_then(|n| n.layer_of(&t.name)) {
-                if let Some(old) = out.put(0, layer, role, index) {
-                    bail!("both `{}` and `{}` are mapped to layer {layer}", tensors[old].name, t.name);
-                }
+            if let Some(layer) = template.as_ref().and_then(|n| n.layer_of(&t.name))
+                && let Some(old) = out.put(0, layer, role, index)
+            {
+                bail!("both `{}` and `{}` are mapped to layer {layer}", tensors[old].name, t.name);
             }
         }
     }
