@@ -11,3 +11,5 @@ pub(crate) mod ggml;
 pub(crate) mod hadamard;
 #[cfg(feature = "alloc")]
 pub(crate) mod stats;
+pub(crate) mod lanes;
+pub(crate) mod lloyd_max;

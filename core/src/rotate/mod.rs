@@ -106,9 +106,9 @@ impl Rotation {
         self.signs[..self.head_dim].chunks(8).map(byte)
     }
 
-    /// `0x8000_0000` where an element is negated, else 0.
-    pub(crate) fn sign_masks(&self) -> &[u32] {
-        &self.signs[..self.head_dim]
+    /// `0x8000_0000` where an element is negated, else 0; zeros from `head_dim` on.
+    pub(crate) const fn sign_masks(&self) -> &[u32; MAX_DIM] {
+        &self.signs
     }
 
     /// Rotates rows of `head_dim` elements side by side, in place.

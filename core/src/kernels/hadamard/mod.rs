@@ -2,9 +2,16 @@
 //! replacing `(x[i], x[i+h])` by `(x[i] + x[i+h], x[i] - x[i+h])`. The order of the stages fixes every rounding, so
 //! all levels give the same bits.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod scalar;
+#[cfg(test)]
+mod tests;
 
 use crate::cpu::Level;
+use crate::kernels::lanes::{self, LANES, Lanes};
 
 /// Transforms each consecutive block of `size` elements of `x` in place.
 ///
@@ -12,8 +19,67 @@ use crate::cpu::Level;
 /// If `size` is not a power of two or does not divide `x.len()`.
 pub(crate) fn hadamard(level: Level, x: &mut [f32], size: usize) {
     assert!(size.is_power_of_two() && x.len().is_multiple_of(size));
-    let _ = level;
-    for block in x.chunks_exact_mut(size) {
-        scalar::hadamard(block);
+    match level {
+        // SAFETY: the level exists only after detection saw every feature the kernel enables.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::hadamard(x, size) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::hadamard(x, size) },
+        _ => scalar::hadamard(x, size),
+    }
+}
+
+/// One block of a power of two elements in memory: up to 256 of them go through registers at once, the later stages
+/// through the first-level cache.
+#[inline(always)]
+pub(crate) fn block<V: Lanes>(x: &mut [f32]) {
+    match x.len() {
+        0..16 => short(x),
+        16 => in_registers::<V, 1>(x),
+        32 => in_registers::<V, 2>(x),
+        64 => in_registers::<V, 4>(x),
+        128 => in_registers::<V, 8>(x),
+        _ => x.chunks_exact_mut(16 * LANES).for_each(in_registers::<V, 16>),
+    }
+    let mut h = 16 * LANES;
+    while h < x.len() {
+        for pair in x.chunks_exact_mut(2 * h) {
+            let (low, high) = pair.split_at_mut(h);
+            for (a, b) in low.as_chunks_mut().0.iter_mut().zip(high.as_chunks_mut().0) {
+                let (x, y) = (V::load(a), V::load(b));
+                x.add(y).store(a);
+                x.sub(y).store(b);
+            }
+        }
+        h *= 2;
+    }
+}
+
+/// Exactly `16 * N` elements.
+#[inline(always)]
+fn in_registers<V: Lanes, const N: usize>(x: &mut [f32]) {
+    let mut z = [V::splat(0.0); N];
+    let (chunks, _) = x.as_chunks_mut();
+    for (z, x) in z.iter_mut().zip(chunks.iter()) {
+        *z = V::load(x);
+    }
+    lanes::hadamard(&mut z);
+    for (z, x) in z.iter().zip(chunks) {
+        z.store(x);
+    }
+}
+
+/// Fewer elements than a register has lanes.
+fn short(x: &mut [f32]) {
+    let mut h = 1;
+    while h < x.len() {
+        for pair in x.chunks_exact_mut(2 * h) {
+            let (low, high) = pair.split_at_mut(h);
+            for (a, b) in low.iter_mut().zip(high) {
+                (*a, *b) = (*a + *b, *a - *b);
+            }
+        }
+        h *= 2;
     }
 }
