@@ -8,6 +8,8 @@
 #[cfg(feature = "alloc")]
 pub mod chunk;
 #[cfg(feature = "alloc")]
+mod lloyd_max;
+#[cfg(feature = "alloc")]
 mod pq;
 #[cfg(feature = "alloc")]
 mod side;
@@ -38,14 +40,15 @@ pub fn prepare(
     dtype: DType,
     side: &Side,
 ) -> Result<Box<dyn TileCodec>, CodecError> {
-    let _ = (head_dim, dtype, side);
     Err(match spec.quantizer {
+        Quantizer::LloydMax { bits, scale } => {
+            return Ok(Box::new(lloyd_max::LloydMax::new(bits, scale, spec.mean, head_dim, dtype, side)?));
+        }
         Quantizer::Raw => CodecError::Unsupported { why: "raw is not built in yet" },
         Quantizer::Lossless => CodecError::Unsupported { why: "lossless is not built in yet" },
         Quantizer::Q8_0 | Quantizer::Q4_0 => {
             CodecError::Unsupported { why: "q8_0 and q4_0 are not built in yet" }
         }
-        Quantizer::LloydMax { .. } => CodecError::Unsupported { why: "lm is not built in yet" },
         Quantizer::Int { .. } => CodecError::Unsupported { why: "int is not built in yet" },
         Quantizer::Pq { .. } if spec.mean || spec.rotate => {
             CodecError::Unsupported { why: "pq takes neither mean nor had" }

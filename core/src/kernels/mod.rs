@@ -9,7 +9,7 @@ pub(crate) mod bits;
 pub(crate) mod convert;
 pub(crate) mod ggml;
 pub(crate) mod hadamard;
-#[cfg(feature = "alloc")]
-pub(crate) mod stats;
 pub(crate) mod lanes;
 pub(crate) mod lloyd_max;
+#[cfg(feature = "alloc")]
+pub(crate) mod stats;

@@ -195,3 +195,93 @@ pub fn hadamard_blocks(rows: &mut [f32], size: usize) {
         *x *= r;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{vec, vec::Vec};
+
+    /// The definition in `f64`: the dense matrix of each window.
+    fn reference(rotation: &Rotation, row: &[f32]) -> Vec<f64> {
+        let d = rotation.head_dim();
+        let bits: Vec<u8> = rotation.signs_bits().collect();
+        let sign = |i: usize| if bits[i / 8] >> (i % 8) & 1 == 1 { -1.0 } else { 1.0 };
+        let mut x: Vec<f64> = row.iter().enumerate().map(|(i, x)| f64::from(*x) * sign(i)).collect();
+        let (first, second) = windows(d);
+        for window in [Some(first), second].into_iter().flatten() {
+            let p = window.len();
+            let dense = |i: usize, x: &[f64]| -> f64 {
+                let signed = |(j, x): (usize, &f64)| if (i & j).count_ones() % 2 == 0 { *x } else { -*x };
+                x.iter().enumerate().map(signed).sum()
+            };
+            let root = f64::from(u32::try_from(p).unwrap()).sqrt();
+            let new: Vec<f64> = (0..p).map(|i| dense(i, &x[window.clone()]) / root).collect();
+            x[window].copy_from_slice(&new);
+        }
+        x
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "test data")]
+    fn rows(n: usize) -> Vec<f32> {
+        let mut rng = Xoshiro256pp::new(9);
+        (0..n).map(|_| (rng.f64() * 2.0 - 1.0) as f32).collect()
+    }
+
+    #[test]
+    fn rotation_matches_the_matrices_and_inverts() {
+        for d in (1..=70).chain([80, 96, 100, 127, 128, 192, 255, 256, 320, 512, 1000, 1024]) {
+            let rotation = Rotation::new(d, 42).unwrap();
+            let x = rows(2 * d);
+            let mut y = x.clone();
+            rotation.forward(&mut y);
+            for (x, y) in x.chunks(d).zip(y.chunks(d)) {
+                // 2 * (log2 d + 2) roundings on sums of at most sqrt(d) times the largest element, times two
+                let bound =
+                    2f64.powi(-23) * f64::from(d.ilog2() + 2) * 2.0 * f64::from(d.ilog2() + 1).exp2().sqrt();
+                for (got, want) in y.iter().zip(reference(&rotation, x)) {
+                    assert!((f64::from(*got) - want).abs() < bound, "d = {d}: {got} for {want}");
+                }
+            }
+            rotation.inverse(&mut y);
+            assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() < 2e-5), "d = {d}");
+        }
+    }
+
+    #[test]
+    fn signs_are_fixed_by_the_seed_and_survive_their_bytes() {
+        for d in [1, 7, 8, 9, 64, 100, 1024] {
+            let a = Rotation::new(d, 5).unwrap();
+            let bits: Vec<u8> = a.signs_bits().collect();
+            assert_eq!(bits.len(), d.div_ceil(8));
+            let b = Rotation::from_signs(d, &bits).unwrap();
+            assert_eq!(a.sign_masks(), b.sign_masks());
+        }
+        let first = Xoshiro256pp::new(5).next_u64().to_le_bytes();
+        assert!(Rotation::new(64, 5).unwrap().signs_bits().eq(first));
+        // The same stream whatever the length, so a shorter row has a prefix of a longer one's signs.
+        assert!(Rotation::new(32, 5).unwrap().signs_bits().eq(first[..4].iter().copied()));
+    }
+
+    #[test]
+    fn impossible_dimensions_are_refused() {
+        for head_dim in [0, 1025, usize::MAX] {
+            assert_eq!(Rotation::new(head_dim, 1).err(), Some(UnsupportedDim { head_dim }));
+        }
+    }
+
+    #[test]
+    fn plain_hadamard_blocks_are_their_own_inverse() {
+        let x = rows(256);
+        for size in [1, 64, 128, 256] {
+            let mut y = x.clone();
+            hadamard_blocks(&mut y, size);
+            assert!(size == 1 || x != y);
+            hadamard_blocks(&mut y, size);
+            assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() < 1e-5), "size {size}");
+        }
+        let mut unit = vec![0.0; 64];
+        unit[0] = 1.0;
+        hadamard_blocks(&mut unit, 64);
+        assert_eq!(unit, [0.125; 64]);
+    }
+}

@@ -151,3 +151,8 @@ pub(super) fn encode(
 pub(super) fn decode(shape: &Shape<'_>, plain: Plain, scales: &[f32], codes: &[u8], out: &mut [u8]) {
     row::decode::<Avx2>(shape, plain, scales, codes, out);
 }
+
+#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")]
+pub(super) fn add_rows(head_dim: usize, plain: Plain, rows: &[u8], share: f32, sums: &mut [f32]) {
+    row::add_rows::<Avx2>(head_dim, plain, rows, share, sums);
+}

@@ -211,3 +211,10 @@ pub(super) fn encode(
 pub(super) fn decode(shape: &Shape<'_>, plain: Plain, scales: &[f32], codes: &[u8], out: &mut [u8]) {
     row::decode::<Avx512>(shape, plain, scales, codes, out);
 }
+
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx2,fma,f16c,bmi1,bmi2"
+)]
+pub(super) fn add_rows(head_dim: usize, plain: Plain, rows: &[u8], share: f32, sums: &mut [f32]) {
+    row::add_rows::<Avx512>(head_dim, plain, rows, share, sums);
+}

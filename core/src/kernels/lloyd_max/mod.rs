@@ -111,3 +111,26 @@ pub(crate) fn decode(
         _ => scalar::decode(shape, plain, scales, codes, out),
     }
 }
+
+/// Adds `share` times each row of `rows` to `sums`, row after row; `sums` is as long as a row rounded up to 16.
+///
+/// # Panics
+/// If `sums` is shorter.
+pub(crate) fn add_rows(
+    level: Level,
+    head_dim: usize,
+    plain: Plain,
+    rows: &[u8],
+    share: f32,
+    sums: &mut [f32],
+) {
+    match level {
+        // SAFETY: the level exists only after detection saw every feature the kernel enables.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::add_rows(head_dim, plain, rows, share, sums) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::add_rows(head_dim, plain, rows, share, sums) },
+        _ => scalar::add_rows(head_dim, plain, rows, share, sums),
+    }
+}

@@ -267,6 +267,43 @@ fn load_row<V: Lanes, E: Element>(row: &[u8], x: &mut [f32; MAX_DIM]) {
 }
 
 #[inline(always)]
+pub(super) fn add_rows<V: Lanes>(head_dim: usize, plain: Plain, rows: &[u8], share: f32, sums: &mut [f32]) {
+    match plain {
+        Plain::F16 => add::<V, F16>(head_dim, rows, share, sums),
+        Plain::Bf16 => add::<V, Bf16>(head_dim, rows, share, sums),
+        Plain::F32 => add::<V, F32>(head_dim, rows, share, sums),
+    }
+}
+
+#[inline(always)]
+fn add<V: Lanes, E: Element>(head_dim: usize, rows: &[u8], share: f32, sums: &mut [f32]) {
+    let (share, step) = (V::splat(share), LANES * E::BYTES);
+    let (whole, last) = sums.as_chunks_mut::<LANES>().0.split_at_mut(head_dim / LANES);
+    // Four sums run side by side, since one addition waits for the last.
+    for (i, sums) in whole.chunks_mut(4).enumerate() {
+        let mut acc = [V::splat(0.0); 4];
+        acc.iter_mut().zip(sums.iter()).for_each(|(acc, s)| *acc = V::load(s));
+        for row in rows.chunks_exact(head_dim * E::BYTES) {
+            let part = &row[4 * step * i..];
+            for (acc, bytes) in acc[..sums.len()].iter_mut().zip(part.chunks_exact(step)) {
+                *acc = acc.add(E::load::<V>(bytes).mul(share));
+            }
+        }
+        acc.iter().zip(sums).for_each(|(acc, s)| acc.store(s));
+    }
+    if let Some(last) = last.first_mut() {
+        let mut acc = V::load(last);
+        for row in rows.chunks_exact(head_dim * E::BYTES) {
+            let mut bytes = [0; 4 * LANES];
+            let tail = &row[head_dim / LANES * step..];
+            bytes[..tail.len()].copy_from_slice(tail);
+            acc = acc.add(E::load::<V>(&bytes[..step]).mul(share));
+        }
+        acc.store(last);
+    }
+}
+
+#[inline(always)]
 pub(super) fn decode<V: Coder>(
     shape: &Shape<'_>,
     plain: Plain,

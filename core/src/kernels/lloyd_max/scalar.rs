@@ -51,3 +51,7 @@ pub(super) fn encode(
 pub(super) fn decode(shape: &Shape<'_>, plain: Plain, scales: &[f32], codes: &[u8], out: &mut [u8]) {
     row::decode::<[f32; LANES]>(shape, plain, scales, codes, out);
 }
+
+pub(super) fn add_rows(head_dim: usize, plain: Plain, rows: &[u8], share: f32, sums: &mut [f32]) {
+    row::add_rows::<[f32; LANES]>(head_dim, plain, rows, share, sums);
+}
