@@ -132,17 +132,13 @@ impl LloydMax {
     }
 
     /// Lends the parts of the workspace: row scales, the padded mean, a batch of `f32` rows.
-    fn split<'w>(
-        &self,
-        n_rows: usize,
-        ws: &'w mut Workspace<'_>,
-    ) -> Result<(&'w mut [f32], &'w mut [f32], &'w mut [f32]), CodecError> {
+    fn split<'w>(&self, n_rows: usize, ws: &'w mut Workspace<'_>) -> Result<[&'w mut [f32]; 3], CodecError> {
         let needed = self.workspace(n_rows).floats;
         let got = ws.floats.len();
         let floats = ws.floats.get_mut(..needed).ok_or(CodecError::ShortBuffer { needed, got })?;
         let (scales, rest) = floats.split_at_mut(n_rows);
         let (mean, batch) = rest.split_at_mut(if self.mean { self.padded() } else { 0 });
-        Ok((scales, mean, batch))
+        Ok([scales, mean, batch])
     }
 
     /// Calls `each` with the tile's rows in a type the kernels read, and the rows' range.
@@ -242,7 +238,7 @@ impl TileCodec for LloydMax {
         let out = out.get_mut(..needed).ok_or(CodecError::ShortBuffer { needed, got })?;
         let (mean_out, out) = out.split_at_mut(self.mean_bytes());
         let (scales_out, codes) = out.split_at_mut(4 + 2 * n_rows);
-        let (scales, mean, batch) = self.split(n_rows, ws)?;
+        let [scales, mean, batch] = self.split(n_rows, ws)?;
         if self.mean {
             self.measure_mean(rows, n_rows, mean, batch, mean_out)?;
         }
@@ -268,7 +264,7 @@ impl TileCodec for LloydMax {
         }
         let (mean_code, code) = code.split_at(self.mean_bytes());
         let (scales_code, codes) = code.split_at(4 + 2 * n_rows);
-        let (scales, mean, batch) = self.split(n_rows, ws)?;
+        let [scales, mean, batch] = self.split(n_rows, ws)?;
         if self.mean {
             mean.fill(0.0);
             load_ratios(mean_code, &mut mean[..self.head_dim], -1.0)?;

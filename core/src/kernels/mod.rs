@@ -9,7 +9,9 @@ pub(crate) mod bits;
 pub(crate) mod convert;
 pub(crate) mod ggml;
 pub(crate) mod hadamard;
+#[cfg_attr(not(feature = "alloc"), allow(dead_code, reason = "the codecs that use all of it need `alloc`"))]
 pub(crate) mod lanes;
+#[cfg(feature = "alloc")]
 pub(crate) mod lloyd_max;
 #[cfg(feature = "alloc")]
 pub(crate) mod stats;

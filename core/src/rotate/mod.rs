@@ -211,7 +211,8 @@ mod tests {
         for window in [Some(first), second].into_iter().flatten() {
             let p = window.len();
             let dense = |i: usize, x: &[f64]| -> f64 {
-                let signed = |(j, x): (usize, &f64)| if (i & j).count_ones() % 2 == 0 { *x } else { -*x };
+                let signed =
+                    |(j, x): (usize, &f64)| if (i & j).count_ones().is_multiple_of(2) { *x } else { -*x };
                 x.iter().enumerate().map(signed).sum()
             };
             let root = f64::from(u32::try_from(p).unwrap()).sqrt();

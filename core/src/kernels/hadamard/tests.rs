@@ -9,7 +9,11 @@ fn naive(x: &[f32]) -> Vec<f64> {
         .map(|i| {
             x.iter()
                 .enumerate()
-                .map(|(j, &v)| if (i & j).count_ones() % 2 == 0 { f64::from(v) } else { -f64::from(v) })
+                .map(
+                    |(j, &v)| {
+                        if (i & j).count_ones().is_multiple_of(2) { f64::from(v) } else { -f64::from(v) }
+                    },
+                )
                 .sum()
         })
         .collect()
