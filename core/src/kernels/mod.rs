@@ -9,11 +9,11 @@ pub(crate) mod bits;
 pub(crate) mod convert;
 pub(crate) mod ggml;
 pub(crate) mod hadamard;
-#[cfg(feature = "alloc")]
-pub(crate) mod int;
 #[cfg_attr(not(feature = "alloc"), allow(dead_code, reason = "the codecs that use all of it need `alloc`"))]
 pub(crate) mod lanes;
 #[cfg(feature = "alloc")]
 pub(crate) mod lloyd_max;
+#[cfg(feature = "alloc")]
+pub(crate) mod planes;
 #[cfg(feature = "alloc")]
 pub(crate) mod stats;

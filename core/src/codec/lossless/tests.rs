@@ -1,0 +1,136 @@
+use super::*;
+use crate::num::rng::Xoshiro256pp;
+use proptest::prelude::*;
+use std::vec;
+use std::vec::Vec;
+
+/// zstd level 1.
+pub(crate) struct Zstd;
+
+impl ByteCoder for Zstd {
+    fn bound(&self, len: usize) -> usize {
+        zstd::zstd_safe::compress_bound(len)
+    }
+
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
+        zstd::bulk::compress_to_buffer(src, dst, 1).ok()
+    }
+
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> bool {
+        zstd::bulk::decompress_to_buffer(src, dst).is_ok_and(|n| n == dst.len())
+    }
+}
+
+fn encode(codec: &Lossless, rows: &[u8]) -> Vec<u8> {
+    let n_rows = rows.len() / codec.row_bytes;
+    let (mut code, mut scratch) = (vec![0; codec.bound(n_rows)], vec![0; codec.workspace(n_rows).bytes]);
+    let ws = &mut Workspace { floats: &mut [], bytes: &mut scratch, coder: Some(&mut Zstd) };
+    let len = codec.encode(rows, &mut code, ws).unwrap();
+    code.truncate(len);
+    code
+}
+
+fn decode(codec: &Lossless, code: &[u8], n_rows: usize) -> Result<Vec<u8>, CodecError> {
+    let (mut rows, mut scratch) =
+        (vec![0xAA; n_rows * codec.row_bytes], vec![0xAA; codec.workspace(n_rows).bytes]);
+    let ws = &mut Workspace { floats: &mut [], bytes: &mut scratch, coder: Some(&mut Zstd) };
+    codec.decode(code, &mut rows, ws)?;
+    Ok(rows)
+}
+
+/// Rows whose channels keep their scale over tokens, as f16.
+fn channel_rows(n_rows: usize, head_dim: usize) -> Vec<u8> {
+    let mut rng = Xoshiro256pp::new(1);
+    (0..n_rows * head_dim)
+        .flat_map(|i| {
+            let channel = u16::try_from(i % head_dim).unwrap();
+            let noise = u16::try_from(rng.below(512)).unwrap();
+            (0x2000 + channel % 7 * 0x400 + channel % 2 * 0x8000 + noise).to_le_bytes()
+        })
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn every_bit_pattern_of_every_type_comes_back(
+        type_index in 0..DType::ALL.len(),
+        blocks in 1usize..4,
+        n_rows in 0usize..70,
+        seed: u64,
+        distinct in 1u64..=256,
+    ) {
+        let dtype = DType::ALL[type_index];
+        let codec = Lossless::new(blocks * 32, dtype).unwrap();
+        let mut rng = Xoshiro256pp::new(seed);
+        let rows: Vec<u8> =
+            (0..n_rows * codec.row_bytes).map(|_| u8::try_from(rng.below(distinct)).unwrap()).collect();
+        let code = encode(&codec, &rows);
+        prop_assert!(code.len() <= codec.bound(n_rows));
+        prop_assert_eq!(decode(&codec, &code, n_rows), Ok(rows));
+    }
+
+    #[test]
+    fn damage_gives_an_error_or_other_rows_but_no_panic(at in 0usize..4000, bit in 0u8..8) {
+        let codec = Lossless::new(64, DType::F16).unwrap();
+        let mut code = encode(&codec, &channel_rows(64, 64));
+        let at = at % code.len();
+        code[at] ^= 1 << bit;
+        let _ = decode(&codec, &code, 64);
+    }
+}
+
+#[test]
+fn noise_is_stored_and_structure_is_coded_in_the_better_order() {
+    let codec = Lossless::new(64, DType::F16).unwrap();
+    let code = encode(&codec, &channel_rows(256, 64));
+    assert_eq!(code[0], RAW);
+    assert_eq!(code[HEAD + 256 * 64], CODED_TRANSPOSED);
+    // A row's elements alike, rows unlike each other.
+    let mut rng = Xoshiro256pp::new(2);
+    let rows: Vec<u8> = (0..256)
+        .flat_map(|_| {
+            let high = u8::try_from(rng.below(256)).unwrap();
+            (0..64).map(|_| [u8::try_from(rng.below(256)).unwrap(), high]).collect::<Vec<_>>()
+        })
+        .flatten()
+        .collect();
+    let code = encode(&codec, &rows);
+    assert_eq!((code[0], code[HEAD + 256 * 64]), (RAW, CODED));
+    assert!(code.len() < rows.len() * 6 / 10);
+}
+
+#[test]
+fn tiles_are_the_same_at_every_level() {
+    let rows = channel_rows(252, 80);
+    let codec = Lossless::new(80, DType::F16).unwrap();
+    let tiles: Vec<Vec<u8>> = cpu::levels()
+        .map(|level| {
+            cpu::lower_to(level);
+            encode(&codec, &rows)
+        })
+        .collect();
+    assert!(tiles.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn truncated_and_extended_tiles_are_refused() {
+    let codec = Lossless::new(64, DType::F16).unwrap();
+    let mut code = encode(&codec, &channel_rows(32, 64));
+    for len in 0..code.len() {
+        assert!(matches!(decode(&codec, &code[..len], 32), Err(CodecError::Corrupt { .. })), "{len}");
+    }
+    code.push(0);
+    assert!(matches!(decode(&codec, &code, 32), Err(CodecError::Corrupt { .. })));
+}
+
+#[test]
+fn missing_coder_and_scratch_are_errors() {
+    let codec = Lossless::new(64, DType::F16).unwrap();
+    let rows = channel_rows(4, 64);
+    let mut code = vec![0; codec.bound(4)];
+    let ws = &mut Workspace { floats: &mut [], bytes: &mut [0; 1000], coder: None };
+    assert_eq!(codec.encode(&rows, &mut code, ws), Err(CodecError::NoByteCoder));
+    let ws = &mut Workspace { floats: &mut [], bytes: &mut [0; 767], coder: Some(&mut Zstd) };
+    let short = Err(CodecError::ShortBuffer { needed: 768, got: 767 });
+    assert_eq!(codec.encode(&rows, &mut code, ws), short);
+}
