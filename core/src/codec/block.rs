@@ -8,7 +8,6 @@ use super::{CodecError, Side, TileCodec, Workspace, WorkspaceSize};
 use crate::num::DType;
 use crate::num::convert::{ConvertError, from_f32, to_f32};
 use crate::rotate::Rotation;
-use alloc::boxed::Box;
 
 /// Elements that pass through the scratch memory at once: 16 KiB, so that they stay in the first-level cache.
 const PIECE: usize = 4096;
@@ -26,13 +25,13 @@ pub(super) struct Block {
 
 impl Block {
     /// The codec with the rotation whose signs `side` holds, or without one.
-    pub(super) fn boxed(
+    pub(super) fn from_side(
         block: DType,
         rotate: bool,
         head_dim: usize,
         dtype: DType,
         side: &Side,
-    ) -> Result<Box<dyn TileCodec>, CodecError> {
+    ) -> Result<Self, CodecError> {
         let rotation = if rotate {
             if side.signs.len() != head_dim.div_ceil(8) {
                 return Err(CodecError::Unsupported { why: "had needs a sign for each element of a row" });
@@ -42,7 +41,7 @@ impl Block {
         } else {
             None
         };
-        Ok(Box::new(Self::new(block, rotation, head_dim, dtype)?))
+        Self::new(block, rotation, head_dim, dtype)
     }
 
     pub(super) fn new(

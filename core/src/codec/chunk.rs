@@ -57,10 +57,18 @@ impl HeadStats {
         if self.sum_sq_error == 0.0 { 0.0 } else { libm::sqrt(self.sum_sq_error / self.sum_sq) }
     }
 
-    fn add(&mut self, sums: stats::ErrorSums) {
+    /// Adds rows that decode to `decoded`.
+    fn add(&mut self, level: cpu::Level, dtype: DType, rows: &[u8], decoded: &[u8]) {
+        let sums = stats::error_sums(level, dtype, rows, decoded);
         self.sum_sq_error += sums.sum_sq_error;
-        self.sum_sq += if sums.sum_sq.is_finite() { sums.sum_sq } else { 0.0 };
+        self.sum_sq += sums.sum_sq;
         self.max_abs_error = self.max_abs_error.max(sums.max_abs_error);
+    }
+
+    /// Adds rows that come back as they are.
+    fn add_exact(&mut self, level: cpu::Level, dtype: DType, rows: &[u8]) {
+        let sum_sq = stats::error_sums(level, dtype, rows, rows).sum_sq;
+        self.sum_sq += if sum_sq.is_finite() { sum_sq } else { 0.0 };
     }
 }
 
@@ -196,12 +204,12 @@ impl StreamCodec {
                 let level = cpu::level();
                 stats.n_values += (tokens.len() * self.head_dim) as u64;
                 stats.raw_tiles += u64::from(code_len.is_none());
-                stats.add(stats::error_sums(level, self.dtype, exact, exact));
+                stats.add_exact(level, self.dtype, exact);
                 if code_len.is_some() && !codec.is_exact() {
                     codec.decode(&coded[..n], decoded, &mut ws)?;
-                    stats.add(stats::error_sums(level, self.dtype, rows, decoded));
+                    stats.add(level, self.dtype, rows, decoded);
                 } else {
-                    stats.add(stats::error_sums(level, self.dtype, rows, rows));
+                    stats.add_exact(level, self.dtype, rows);
                 }
             }
             let tile_len = exact.len() + n;

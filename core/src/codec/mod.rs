@@ -12,11 +12,14 @@ mod buffers;
 #[cfg(feature = "alloc")]
 pub mod chunk;
 #[cfg(feature = "alloc")]
+mod int;
+#[cfg(feature = "alloc")]
 mod lloyd_max;
 #[cfg(feature = "alloc")]
 mod lossless;
 #[cfg(feature = "alloc")]
 mod pq;
+mod preset;
 #[cfg(feature = "alloc")]
 mod raw;
 #[cfg(feature = "alloc")]
@@ -25,6 +28,7 @@ pub mod spec;
 #[cfg(feature = "alloc")]
 mod stored;
 
+pub use preset::Preset;
 #[cfg(feature = "alloc")]
 pub use side::{Side, SideError};
 pub use spec::{CodecSpec, KvSpec, Quantizer, SpecError};
@@ -48,28 +52,25 @@ pub fn prepare(
     dtype: DType,
     side: &Side,
 ) -> Result<Box<dyn TileCodec>, CodecError> {
-    Err(match spec.quantizer {
+    if !spec.stages_fit() {
+        return Err(CodecError::Unsupported {
+            why: "mean goes with had+lm only, had with q8_0, q4_0 and lm",
+        });
+    }
+    Ok(match spec.quantizer {
+        Quantizer::Raw => Box::new(raw::Raw::new(head_dim, dtype)?),
+        Quantizer::Lossless => Box::new(lossless::Lossless::new(head_dim, dtype)?),
+        Quantizer::Q8_0 => {
+            Box::new(block::Block::from_side(DType::Q8_0, spec.rotate, head_dim, dtype, side)?)
+        }
+        Quantizer::Q4_0 => {
+            Box::new(block::Block::from_side(DType::Q4_0, spec.rotate, head_dim, dtype, side)?)
+        }
         Quantizer::LloydMax { bits, scale } => {
-            return Ok(Box::new(lloyd_max::LloydMax::new(bits, scale, spec.mean, head_dim, dtype, side)?));
+            Box::new(lloyd_max::LloydMax::new(bits, scale, spec.mean, head_dim, dtype, side)?)
         }
-        Quantizer::Raw | Quantizer::Lossless if spec.mean || spec.rotate => {
-            CodecError::Unsupported { why: "raw and lossless take neither mean nor had" }
-        }
-        Quantizer::Q8_0 | Quantizer::Q4_0 if spec.mean => {
-            CodecError::Unsupported { why: "q8_0 and q4_0 do not take mean" }
-        }
-        Quantizer::Raw => return Ok(Box::new(raw::Raw::new(head_dim, dtype)?)),
-        Quantizer::Lossless => return Ok(Box::new(lossless::Lossless::new(head_dim, dtype)?)),
-        Quantizer::Q8_0 => return block::Block::boxed(DType::Q8_0, spec.rotate, head_dim, dtype, side),
-        Quantizer::Q4_0 => return block::Block::boxed(DType::Q4_0, spec.rotate, head_dim, dtype, side),
-        Quantizer::Int { .. } => CodecError::Unsupported { why: "int is not built in yet" },
-        Quantizer::Pq { .. } if spec.mean || spec.rotate => {
-            CodecError::Unsupported { why: "pq takes neither mean nor had" }
-        }
-        Quantizer::Pq { m, nbits } => {
-            return pq::PqTile::new(m, nbits, head_dim, dtype, side)
-                .map(|c| Box::new(c) as Box<dyn TileCodec>);
-        }
+        Quantizer::Int { bits, axis, group } => Box::new(int::Int::new(bits, axis, group, head_dim, dtype)?),
+        Quantizer::Pq { m, nbits } => Box::new(pq::PqTile::new(m, nbits, head_dim, dtype, side)?),
     })
 }
 

@@ -330,7 +330,7 @@ impl CodecSpec {
         Self { mean: false, rotate: true, quantizer }
     }
 
-    const fn lm(mean: bool, bits: u8, scale: ScaleRule) -> Self {
+    pub(super) const fn lm(mean: bool, bits: u8, scale: ScaleRule) -> Self {
         Self { mean, rotate: true, quantizer: Quantizer::LloydMax { bits, scale } }
     }
 
@@ -342,6 +342,16 @@ impl CodecSpec {
     #[must_use]
     pub const fn is_exact(&self) -> bool {
         matches!(self.quantizer, Quantizer::Raw | Quantizer::Lossless)
+    }
+
+    /// Whether the linear stages are ones that the quantizer goes with; true for whatever parses.
+    #[must_use]
+    pub const fn stages_fit(&self) -> bool {
+        match self.quantizer {
+            Quantizer::LloydMax { .. } => self.rotate,
+            Quantizer::Q8_0 | Quantizer::Q4_0 => !self.mean,
+            _ => !self.mean && !self.rotate,
+        }
     }
 
     /// Nominal bits of one value in full tiles of 256 rows, side tables not counted. `lossless` counts as `raw`,
@@ -442,13 +452,12 @@ impl FromStr for CodecSpec {
         if let Some(stage) = stages.next() {
             return Err(SpecError::Trailing { stage: StageName::new(stage) });
         }
+        let spec = Self { mean, rotate, quantizer };
         match quantizer {
-            Quantizer::LloydMax { .. } if !rotate => Err(SpecError::NeedsRotation),
-            Quantizer::LloydMax { .. } => Ok(Self { mean, rotate, quantizer }),
+            _ if spec.stages_fit() => Ok(spec),
+            Quantizer::LloydMax { .. } => Err(SpecError::NeedsRotation),
             _ if mean => Err(SpecError::Mean { codec: name }),
-            Quantizer::Q8_0 | Quantizer::Q4_0 => Ok(Self { mean, rotate, quantizer }),
-            _ if rotate => Err(SpecError::Rotation { codec: name }),
-            _ => Ok(Self { mean, rotate, quantizer }),
+            _ => Err(SpecError::Rotation { codec: name }),
         }
     }
 }

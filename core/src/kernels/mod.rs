@@ -9,6 +9,8 @@ pub(crate) mod bits;
 pub(crate) mod convert;
 pub(crate) mod ggml;
 pub(crate) mod hadamard;
+#[cfg(feature = "alloc")]
+pub(crate) mod int;
 #[cfg_attr(not(feature = "alloc"), allow(dead_code, reason = "the codecs that use all of it need `alloc`"))]
 pub(crate) mod lanes;
 #[cfg(feature = "alloc")]

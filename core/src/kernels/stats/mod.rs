@@ -3,12 +3,22 @@
 //! Everything is summed in `f64` of exactly widened values: a difference, a square and an addition are each rounded
 //! once, so a sum of `n` terms is off by at most `(n/16 + 6) * 2^-53` of itself, and nothing overflows. Element `i`
 //! goes to accumulator `i % 16`; the sixteen are added in halves. That order is the same at every level, and so are
-//! the sums.
+//! the sums. A NaN makes sums NaN and is skipped by the maximum.
+//!
+//! Limit: 16 elements take two conversions of each side, and a subtraction, two products, two sums and a maximum for
+//! each half: some 20 operations on two ports, 10 cycles, or 10 GB/s of f16 source at 3 GHz, near the bandwidth of DRAM.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod scalar;
+#[cfg(test)]
+mod tests;
 
 use crate::cpu::Level;
 use crate::num::DType;
+use crate::num::convert::{bf16_to_f32, f16_to_f32, to_f32};
 
 const LANES: usize = 16;
 
@@ -41,7 +51,15 @@ impl Lanes {
     }
 }
 
-/// A plain element type.
+/// The types that are widened in registers.
+#[derive(Clone, Copy)]
+enum Plain {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// One element of such a type.
 trait Element {
     const BYTES: usize;
     fn get(bytes: &[u8]) -> f32;
@@ -61,28 +79,68 @@ impl Element for F32 {
 impl Element for F16 {
     const BYTES: usize = 2;
     fn get(b: &[u8]) -> f32 {
-        half::f16::from_le_bytes([b[0], b[1]]).to_f32()
+        f16_to_f32(u16::from_le_bytes([b[0], b[1]]))
     }
 }
 
 impl Element for Bf16 {
     const BYTES: usize = 2;
     fn get(b: &[u8]) -> f32 {
-        f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16)
+        bf16_to_f32(u16::from_le_bytes([b[0], b[1]]))
     }
 }
 
-/// Sums over the elements of `dtype` stored in `x` (the source) and `y` (decoded).
+/// Sums over the elements of `dtype` stored in `x` (the source) and `y` (decoded). Types that are not widened in
+/// registers go through the stack, 256 elements at a time, whose sums are added in order.
 ///
 /// # Panics
-/// If `x` and `y` differ in length.
+/// If `x` and `y` differ in length or are not whole blocks.
 pub(crate) fn error_sums(level: Level, dtype: DType, x: &[u8], y: &[u8]) -> ErrorSums {
     assert_eq!(x.len(), y.len());
-    let _ = level;
+    assert!(x.len().is_multiple_of(dtype.block_bytes()));
     match dtype {
-        DType::F32 => scalar::error_sums::<F32>(x, y),
-        DType::F16 => scalar::error_sums::<F16>(x, y),
-        DType::Bf16 => scalar::error_sums::<Bf16>(x, y),
-        _ => ErrorSums::default(),
+        DType::F32 => plain_sums(level, Plain::F32, x, y),
+        DType::F16 => plain_sums(level, Plain::F16, x, y),
+        DType::Bf16 => plain_sums(level, Plain::Bf16, x, y),
+        _ => {
+            let bytes = STEP / dtype.block_len() * dtype.block_bytes();
+            let (mut a, mut b) = ([0; STEP * 4], [0; STEP * 4]);
+            let mut total = ErrorSums::default();
+            for (x, y) in x.chunks(bytes).zip(y.chunks(bytes)) {
+                let n = widen(dtype, x, &mut a);
+                widen(dtype, y, &mut b);
+                let sums = plain_sums(level, Plain::F32, &a[..n], &b[..n]);
+                total.sum_sq_error += sums.sum_sq_error;
+                total.sum_sq += sums.sum_sq;
+                total.max_abs_error = total.max_abs_error.max(sums.max_abs_error);
+            }
+            total
+        }
+    }
+}
+
+/// Elements of one pass over the stack; whole blocks of every type.
+const STEP: usize = 256;
+
+/// The elements of `src` as bytes of `f32` in `out`; how many bytes.
+fn widen(dtype: DType, src: &[u8], out: &mut [u8; STEP * 4]) -> usize {
+    let n = src.len() / dtype.block_bytes() * dtype.block_len();
+    let mut values = [0.0; STEP];
+    to_f32(dtype, src, &mut values[..n]).expect("the caller checked that `src` is whole blocks");
+    for (out, x) in out.as_chunks_mut::<4>().0.iter_mut().zip(&values[..n]) {
+        *out = x.to_le_bytes();
+    }
+    4 * n
+}
+
+fn plain_sums(level: Level, plain: Plain, x: &[u8], y: &[u8]) -> ErrorSums {
+    match level {
+        // SAFETY: `Level::Avx512` exists only after detection saw every feature the kernel enables.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::error_sums(plain, x, y) },
+        // SAFETY: `Level::Avx2` exists only after detection saw every feature the kernel enables.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::error_sums(plain, x, y) },
+        _ => scalar::error_sums(plain, x, y),
     }
 }

@@ -1,0 +1,64 @@
+use core::arch::x86_64::*;
+
+use super::{ErrorSums, LANES, Lanes, Plain};
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) fn error_sums(plain: Plain, x: &[u8], y: &[u8]) -> ErrorSums {
+    match plain {
+        Plain::F32 => sums::<4>(x, y, |b| {
+            // SAFETY: lanes past the slice's end are masked and so not read.
+            unsafe { _mm512_maskz_loadu_ps(first(b.len() / 4), b.as_ptr().cast()) }
+        }),
+        Plain::F16 => sums::<2>(x, y, |b| _mm512_cvtph_ps(load_words(b))),
+        Plain::Bf16 => sums::<2>(x, y, |b| {
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(load_words(b))))
+        }),
+    }
+}
+
+/// The first `n` lanes, at most 16.
+fn first(n: usize) -> __mmask16 {
+    if n >= LANES { !0 } else { (1 << n) - 1 }
+}
+
+/// Up to 16 words, zeros after them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn load_words(b: &[u8]) -> __m256i {
+    // SAFETY: lanes past the slice's end are masked and so not read.
+    unsafe { _mm256_maskz_loadu_epi16(first(b.len() / 2), b.as_ptr().cast()) }
+}
+
+/// The low and the high eight lanes, widened.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn widen(v: __m512) -> [__m512d; 2] {
+    [_mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(v))]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn sums<const BYTES: usize>(x: &[u8], y: &[u8], load: impl Fn(&[u8]) -> __m512) -> ErrorSums {
+    let mut sq = [_mm512_setzero_pd(); 2];
+    let mut err = [_mm512_setzero_pd(); 2];
+    let mut max = [_mm512_setzero_pd(); 2];
+    // Lanes without an element add +0 to sums that are never -0.
+    for (x, y) in x.chunks(LANES * BYTES).zip(y.chunks(LANES * BYTES)) {
+        let (x, y) = (widen(load(x)), widen(load(y)));
+        for h in 0..2 {
+            let d = _mm512_sub_pd(x[h], y[h]);
+            sq[h] = _mm512_add_pd(sq[h], _mm512_mul_pd(x[h], x[h]));
+            err[h] = _mm512_add_pd(err[h], _mm512_mul_pd(d, d));
+            max[h] = _mm512_max_pd(_mm512_abs_pd(d), max[h]);
+        }
+    }
+    let mut lanes = Lanes::default();
+    for (out, v) in [(&mut lanes.sq, sq), (&mut lanes.err, err), (&mut lanes.max, max)] {
+        let (out, _) = out.as_chunks_mut::<8>();
+        for (out, v) in out.iter_mut().zip(v) {
+            // SAFETY: the array holds eight elements.
+            unsafe { _mm512_storeu_pd(out.as_mut_ptr(), v) };
+        }
+    }
+    lanes.total()
+}
