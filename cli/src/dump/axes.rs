@@ -40,11 +40,15 @@ pub(crate) fn decide(
     let mut left: Vec<AxisOrder> = all.iter().map(|s| parse(s)).collect();
     // With three axes, heads side by side are believed only if the last axis cannot be one head.
     let one_head = |t: &Tensor| known.head_dim.is_none_or(|d| t.shape.last() == Some(&d));
-    left.retain(|o| {
+    let possible = |o: &AxisOrder, known: &Known| {
         tensors.iter().all(|&(kind, t)| {
             fits(o, kind, t, known) && !(rank == 3 && o.position(Axis::HeadDim).is_some() && one_head(t))
         })
-    });
+    };
+    // Layers with a sliding window have fewer tokens than metadata says of the whole.
+    let any_tokens = Known { n_tokens: None, ..known.clone() };
+    let known = if left.iter().any(|o| possible(o, known)) { known } else { &any_tokens };
+    left.retain(|o| possible(o, known));
     if let Some(source) = known.source.clone().filter(|_| left.len() < all.len() || rank == 2) {
         content.assume(source);
     }
@@ -72,6 +76,11 @@ fn given(order: &AxisOrder, first: &Tensor, tensors: &[(Kind, &Tensor)], known: 
     }
     let n = order.axes().len();
     ensure!(n == first.rank(), "layout {order} has {n} axes, `{}` has shape {:?}", first.name, first.shape);
+    ensure!(
+        order.position(Axis::Layer).is_none() && order.position(Axis::KeyValue).is_none(),
+        "layout {order} is of an array with every layer; `{}` is one layer's",
+        first.name
+    );
     for &(kind, t) in tensors {
         ensure!(
             fits(&order, kind, t, known),
@@ -200,7 +209,9 @@ pub(crate) fn add_streams(
     for (l, k, b) in
         (0..n_layers).flat_map(|l| (0..n_kinds).flat_map(move |k| (0..n_batch).map(move |b| (l, k, b))))
     {
-        let elements = l * layer_stride + k * kind_stride + b * batch_stride;
+        // Nobody follows the strides of an empty array.
+        let elements =
+            if t.shape.contains(&0) { 0 } else { l * layer_stride + k * kind_stride + b * batch_stride };
         content.streams.push(DumpStream {
             part: number(b)?,
             layer: layer + number(l)?,
@@ -219,6 +230,7 @@ pub(crate) fn add_streams(
 /// One array that holds every layer's keys and values.
 pub(crate) fn add_whole(t: &Tensor, known: &Known, content: &mut Content) -> Result<()> {
     plain_dtype(t)?;
+    known.source.iter().for_each(|s| content.assume(s.clone()));
     let order = match &known.layout {
         Some(order) => {
             let n = order.axes().len();
@@ -399,6 +411,21 @@ mod tests {
         assert!(read(&[3, 100, 64], &none).is_err());
         let heads = Known { n_kv_heads: Some(3), head_dim: Some(64), ..Known::default() };
         assert_eq!(read(&[2, 4, 100, 192], &heads), Ok("2lt(hd)".into()));
+    }
+
+    #[test]
+    fn fewer_tokens_than_metadata_says_are_a_window() {
+        let known = Known { n_tokens: Some(9000), n_kv_heads: Some(3), ..Known::default() };
+        assert_eq!(read(&[1, 3, 512, 64], &known, None), Ok(("bhtd".into(), 0)));
+    }
+
+    #[test]
+    fn empty_arrays_have_streams_whatever_their_strides() {
+        let mut content = Content::default();
+        let t = tensor(&[0, 3, 1 << 40, 1 << 40]);
+        assert_eq!(t.strides[1], usize::MAX);
+        add_streams(&t, &parse("tbhd"), &Known::default(), 0, Kind::K, &mut content).unwrap();
+        assert_eq!(content.streams.iter().map(|s| s.offset).collect::<Vec<_>>(), [0; 3]);
     }
 
     #[test]

@@ -133,6 +133,12 @@ impl Layout {
     /// # Errors
     /// If the format cannot hold it; the message says which can.
     pub fn new(source: &Skeleton, target: Target) -> Result<Self> {
+        // Later sums of sizes are of streams as at most f32, and of headers.
+        let total = source.streams.iter().try_fold(0u64, |n, s| {
+            let sum = n.checked_add(stream_len(s, DType::F32).ok()?)?;
+            (sum < u64::MAX / 4).then_some(sum)
+        });
+        ensure!(total.is_some(), "the streams are larger than any file");
         match target {
             Target::Safetensors => safetensors::layout(source),
             Target::Npy => npy::layout(source),
@@ -191,30 +197,36 @@ fn stream_len(s: &DumpStream, dtype: DType) -> Result<u64> {
     bytes.with_context(|| format!("layer {} is larger than memory can address", s.layer))
 }
 
-/// What a stream's array is called: `k.L3`, and `k.L3.p1` where there are several parts.
-fn array_name(s: &DumpStream, source: &Skeleton) -> String {
-    let kind = match s.kind {
-        Kind::K => 'k',
-        Kind::V => 'v',
-    };
-    format!("{kind}.L{}{}", s.layer, part_suffix(s.part, source))
+/// What the streams' arrays are called: `k.L3`, and `k.L3.p1` where there are several parts.
+fn array_names(source: &Skeleton) -> impl Iterator<Item = String> + '_ {
+    let several = has_parts(source);
+    source.streams.iter().map(move |s| {
+        let kind = match s.kind {
+            Kind::K => 'k',
+            Kind::V => 'v',
+        };
+        format!("{kind}.L{}{}", s.layer, part_suffix(s.part, several))
+    })
 }
 
-fn part_suffix(part: u32, source: &Skeleton) -> String {
-    if source.streams.iter().all(|s| s.part == 0) { String::new() } else { format!(".p{part}") }
+fn has_parts(source: &Skeleton) -> bool {
+    source.streams.iter().any(|s| s.part != 0)
+}
+
+fn part_suffix(part: u32, several: bool) -> String {
+    if several { format!(".p{part}") } else { String::new() }
 }
 
 /// Name and token positions of every part whose rows are not simply positions 0, 1, ...
 fn positions(source: &Skeleton) -> Vec<(String, Vec<u8>)> {
-    let mut parts: Vec<u32> = source.streams.iter().map(|s| s.part).collect();
-    parts.dedup();
-    let listed = |part: &u32| {
-        let positions = source.streams.iter().find(|s| s.part == *part)?.positions.as_deref()?;
+    let several = has_parts(source);
+    let listed = |part: &[DumpStream]| {
+        let positions = part[0].positions.as_deref()?;
         let counted = positions.iter().zip(0..).all(|(p, i)| *p == i);
         let bytes = || positions.iter().flat_map(|p| p.to_le_bytes()).collect();
-        (!counted).then(|| (format!("positions{}", part_suffix(*part, source)), bytes()))
+        (!counted).then(|| (format!("positions{}", part_suffix(part[0].part, several)), bytes()))
     };
-    parts.iter().filter_map(listed).collect()
+    source.streams.chunk_by(|a, b| a.part == b.part).filter_map(listed).collect()
 }
 
 /// What every export of plain values should say.

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use tersa_core::view::KvStrides;
+
 use super::known::Known;
 use super::llama::parse::Container;
 use super::tensor::Tensor;
@@ -280,6 +282,11 @@ fn finish(files: Vec<SourceFile>, format: SourceFormat, mut content: Content) ->
                 v.shape.n_tokens
             );
         }
+    }
+    for s in content.streams.iter_mut().filter(|s| s.shape.n_tokens == 0) {
+        let row = s.shape.n_kv_heads.checked_mul(s.shape.head_dim);
+        // Strides of an empty array may be as large as numbers get, and mean nothing.
+        s.strides = KvStrides { token: row.unwrap_or(0), head: s.shape.head_dim, dim: 1 };
     }
     let dump = Dump {
         files,

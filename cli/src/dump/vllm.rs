@@ -29,6 +29,7 @@ pub(crate) fn read(
     content: &mut Content,
 ) -> Result<()> {
     let layers = layer_numbers(tensors, files)?;
+    known.source.iter().for_each(|s| content.assume(s.clone()));
     for (t, layer) in tensors.iter().zip(layers) {
         let old = matches!(t.shape[..], [2, ..]) && !is_new_form(t, known);
         match t.rank() {

@@ -1,5 +1,8 @@
 //! llama.cpp's state files, from a source that was one: as it was, or in the file version of the other known release,
 //! which differs by two words that say how rows are rotated.
+//!
+//! Checked against the program: f16 and q8_0 sequence files of version 4, written as version 3, load in llama.cpp 0.5.0,
+//! and the logits of the next token are bit-equal to those of a run without a file.
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -61,10 +64,9 @@ fn switch(source: &Skeleton, state: &State, target: Version) -> Result<Layout> {
         let (mut at, mut rest) = (*start, bytes.as_slice());
         for &site in sites.iter().filter(|&&s| *start <= s && s < start + bytes.len() as u64) {
             let (before, after) = rest.split_at(usize::try_from(site - at)?);
-            // The words themselves were parsed from this piece.
             let skip = if add { 0 } else { WORDS };
             verbatim.push((moved(at), before.to_vec()));
-            rest = &after[usize::try_from(skip)?..];
+            rest = after.get(usize::try_from(skip)?..).context("rotation words are cut apart")?;
             at = site + skip;
         }
         verbatim.push((moved(at), rest.to_vec()));

@@ -14,12 +14,12 @@ pub(super) fn layout(source: &Skeleton) -> Result<Layout> {
     let mut notes = super::common_notes(source);
     let mut zip = Zip::default();
     let mut placements = Vec::new();
-    for (stream, s) in source.streams.iter().enumerate() {
+    for ((stream, s), name) in source.streams.iter().enumerate().zip(super::array_names(source)) {
         let (plain, unrotate) = super::plain_type(s, source)?;
         let dtype = numpy_type(plain, &mut notes);
         let shape = [s.shape.n_kv_heads, s.shape.n_tokens, s.shape.head_dim];
         let len = super::stream_len(s, dtype)?;
-        let offset = zip.add(&super::array_name(s, source), descr(dtype), &shape, len)?;
+        let offset = zip.add(&name, descr(dtype), &shape, len)?;
         let strides = KvStrides::head_major(&s.shape);
         placements.push(Placement { stream, file: 0, offset, dtype, strides, unrotate });
     }

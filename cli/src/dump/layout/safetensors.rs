@@ -20,17 +20,17 @@ pub(super) fn layout(source: &Skeleton) -> Result<Layout> {
         start
     };
     let mut placements = Vec::new();
-    for (stream, s) in source.streams.iter().enumerate() {
+    for ((stream, s), name) in source.streams.iter().enumerate().zip(super::array_names(source)) {
         let (dtype, unrotate) = super::plain_type(s, source)?;
         let shape = [s.shape.n_kv_heads, s.shape.n_tokens, s.shape.head_dim];
         let len = super::stream_len(s, dtype)?;
-        let offset = add(super::array_name(s, source), type_name(dtype), &shape, len);
+        let offset = add(name, type_name(dtype), &shape, len);
         let strides = KvStrides::head_major(&s.shape);
         placements.push(Placement { stream, file: 0, offset, dtype, strides, unrotate });
     }
     let mut extras = Vec::new();
     for q in &source.queries {
-        let file = &source.files[q.file];
+        let file = source.files.get(q.file).context("queries of no file")?;
         let len = q.dtype.bytes_for(q.shape.iter().product()).unwrap_or(0);
         let bytes = Pieces::new(file.len, &file.verbatim).get(q.offset as u64, len);
         let bytes = bytes.context("queries are not among the bytes that were kept")?.to_vec();

@@ -236,3 +236,20 @@ fn unknown_bytes_are_refused_with_the_known_formats() {
     let forced = OpenOptions { format: Some(SourceFormat::Npy), ..OpenOptions::default() };
     assert!(open_bytes("x", b"PK\x03\x04".to_vec(), &forced).is_err());
 }
+
+#[test]
+fn caches_without_tokens_are_read() {
+    let header = r#"{"k.L0":{"dtype":"F16","shape":[3,0,64],"data_offsets":[0,0]},"v.L0":{"dtype":"F16","shape":[3,0,64],"data_offsets":[0,0]}}"#;
+    let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+    let dump = open_bytes("empty", bytes, &layout_option("htd")).unwrap();
+    assert_eq!(dump.streams.iter().map(|s| s.shape.n_tokens).collect::<Vec<_>>(), [0, 0]);
+    assert_eq!(dump.regions(), [vec![]]);
+}
+
+#[test]
+fn an_empty_file_is_no_dump() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("empty.safetensors");
+    std::fs::write(&path, b"").unwrap();
+    assert!(open(&[path], &OpenOptions::default()).is_err());
+}
