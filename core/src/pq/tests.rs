@@ -278,19 +278,29 @@ fn shipped(name: &str) -> Vec<f32> {
     bytes.as_chunks::<2>().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()).collect()
 }
 
+/// Frobenius error, relative, of faiss 1.15.1 on the same 3072 rows: 10 iterations, all rows, mean of three seeds, which
+/// differ by 0.7 % at most.
+const FAISS: [(&str, [f64; 3]); 4] = [
+    ("k.L1", [0.4737, 0.3442, 0.1525]),
+    ("k.L6", [0.4963, 0.3673, 0.1735]),
+    ("k.L16", [0.4977, 0.3482, 0.1654]),
+    ("k.L26", [0.4620, 0.3315, 0.1636]),
+];
+
 #[test]
 #[cfg(not(miri))]
-fn real_keys_lose_less_with_every_bit() {
-    for tensor in ["k.L1", "k.L6", "k.L16", "k.L26"] {
+fn real_keys_lose_what_they_lose_in_faiss() {
+    for (tensor, theirs) in FAISS {
         let rows = shipped(tensor);
         let total: f64 = rows.iter().map(|&x| f64::from(x).powi(2)).sum();
-        let mut before = 1.0;
-        for (m, nbits) in [(1, 4), (2, 4), (2, 6), (4, 6), (4, 8), (8, 8), (16, 8), (32, 8)] {
-            let (codebook, _) = train(&rows, shape(64, m, nbits), &TrainParams::default()).unwrap();
-            let (_, errors) = quantized(&codebook, &rows);
-            let error = (errors.iter().sum::<f64>() / total).sqrt();
-            assert!(error < 0.98 * before, "{tensor} {m}x{nbits}: {error} after {before}");
-            before = error;
+        for ((m, nbits), theirs) in [(2, 6), (4, 8), (16, 8)].into_iter().zip(theirs) {
+            for init in [Init::RandomRows, Init::KMeansPlusPlus] {
+                let (codebook, _) = train(&rows, shape(64, m, nbits), &fixed(10, init)).unwrap();
+                let (_, errors) = quantized(&codebook, &rows);
+                let ours = (errors.iter().sum::<f64>() / total).sqrt();
+                std::println!("{tensor} {m}x{nbits} {init:?} {ours:.4}, faiss {theirs}");
+                assert!(ours < 1.02 * theirs, "{tensor} {m}x{nbits} {init:?}: {ours}, faiss {theirs}");
+            }
         }
     }
 }
