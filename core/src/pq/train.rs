@@ -15,6 +15,9 @@ const SEEDING_ROWS: usize = 32;
 /// Rows that are assigned and then summed while they are still in the second-level cache.
 const BLOCK_ROWS: usize = 480;
 
+/// Sums in a cache line.
+const LINE: usize = 8;
+
 /// How [`train`] works.
 #[derive(Clone, Copy, Debug)]
 pub struct TrainParams<'a> {
@@ -255,8 +258,10 @@ struct Lloyd<'a> {
     codebook: Codebook,
     /// `[n][m]`.
     codes: Vec<u8>,
-    /// `[m][ksub][dsub]`.
+    /// `[m][ksub][dsub]`, behind `pad` elements that bring the first to a cache line's start: every sum is loaded and
+    /// stored for every row, and half of the accesses would straddle two lines.
     sums: Vec<f64>,
+    pad: usize,
     /// `[m][ksub]`.
     counts: Vec<u32>,
     /// Sum of each sub-space's squared values, for the inertia.
@@ -272,10 +277,10 @@ impl<'a> Lloyd<'a> {
     fn new(rows: &'a [f32], codebook: Codebook) -> Self {
         let shape = codebook.shape();
         let n = rows.len() / shape.d;
-        let mut sums = vec![0.0; shape.d];
+        let mut column_sums = vec![0.0; shape.d];
         let mut squares = vec![0.0; shape.d];
         for row in rows.chunks_exact(shape.d) {
-            for ((sum, square), &x) in sums.iter_mut().zip(&mut squares).zip(row) {
+            for ((sum, square), &x) in column_sums.iter_mut().zip(&mut squares).zip(row) {
                 let x = f64::from(x);
                 *sum += x;
                 *square += x * x;
@@ -283,13 +288,17 @@ impl<'a> Lloyd<'a> {
         }
         let variance = (0..shape.m).map(|s| {
             let span = shape.start(s)..shape.start(s + 1);
-            let spread: f64 = span.clone().map(|j| squares[j] - sums[j] * sums[j] / n as f64).sum();
+            let spread: f64 =
+                span.clone().map(|j| squares[j] - column_sums[j] * column_sums[j] / n as f64).sum();
             spread.max(0.0) / (n * span.len()) as f64
         });
+        let sums = vec![0.0_f64; shape.codebook_len() + LINE - 1];
         Self {
             rows,
             codes: vec![0; n * shape.m],
-            sums: vec![0.0; shape.codebook_len()],
+            // The offset may not be known (under an interpreter); then nothing but speed is lost.
+            pad: sums.as_ptr().align_offset(LINE * size_of::<f64>()).min(LINE - 1),
+            sums,
             counts: vec![0; shape.m * shape.ksub()],
             variance: variance.collect(),
             squares: (0..shape.m).map(|s| squares[shape.start(s)..shape.start(s + 1)].iter().sum()).collect(),
@@ -309,7 +318,14 @@ impl<'a> Lloyd<'a> {
         for (rows, codes) in blocks {
             let finite = self.codebook.nearest(level, rows, codes);
             debug_assert!(finite, "checked before training");
-            assign::accumulate(level, shape.split(), rows, codes, &mut self.sums, &mut self.counts);
+            assign::accumulate(
+                level,
+                shape.split(),
+                rows,
+                codes,
+                &mut self.sums[self.pad..][..shape.codebook_len()],
+                &mut self.counts,
+            );
         }
         let mut converged = true;
         let mut codebook = core::mem::take(&mut self.codebook.centroids);
@@ -331,7 +347,7 @@ impl<'a> Lloyd<'a> {
     fn update(&mut self, s: usize, centroids: &mut [f32]) -> f64 {
         let shape = self.codebook.shape();
         let dsub = shape.dsub(s);
-        let sums = self.sums[shape.start(s) * shape.ksub()..].chunks_exact(dsub);
+        let sums = self.sums[self.pad + shape.start(s) * shape.ksub()..].chunks_exact(dsub);
         let counts = &self.counts[s * shape.ksub()..][..shape.ksub()];
         let (mut shift, mut explained) = (0.0, 0.0);
         for ((centroid, sum), &count) in centroids.chunks_exact_mut(dsub).zip(sums).zip(counts) {
@@ -363,7 +379,7 @@ impl<'a> Lloyd<'a> {
         if !counts.contains(&0) {
             return 0;
         }
-        let sums = &mut self.sums[span.start * ksub..span.end * ksub];
+        let sums = &mut self.sums[self.pad..][span.start * ksub..span.end * ksub];
         let code_of = |codes: &[u8], i: usize| usize::from(codes[i * shape.m + s]);
         let n = self.rows.len() / shape.d;
         let row = |i: usize| &self.rows[i * shape.d..][span.clone()];

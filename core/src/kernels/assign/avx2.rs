@@ -285,9 +285,28 @@ const fn code_of(index: usize) -> u8 {
     index as u8
 }
 
+/// `sums += x`. Pieces of known length and plain stores: a later load of the same sums cannot take its value from a
+/// masked store, and left to itself the compiler makes gathers of it.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn add(sums: &mut [f64], x: &[f32]) {
+    let (sums, sums_rest) = sums.as_chunks_mut::<4>();
+    let (x, x_rest) = x.as_chunks::<4>();
+    for (sum, x) in sums.iter_mut().zip(x) {
+        // SAFETY: all three are four elements long.
+        unsafe {
+            let x = _mm256_cvtps_pd(_mm_loadu_ps(x.as_ptr()));
+            _mm256_storeu_pd(sum.as_mut_ptr(), _mm256_add_pd(_mm256_loadu_pd(sum.as_ptr()), x));
+        }
+    }
+    for (sum, &x) in sums_rest.iter_mut().zip(x_rest).take(3) {
+        *sum += f64::from(x);
+    }
+}
+
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn accumulate(split: Split, rows: &[f32], codes: &[u8], sums: &mut [f64], counts: &mut [u32]) {
-    scalar::accumulate(split, rows, codes, sums, counts);
+    scalar::accumulate_by(split, rows, codes, sums, counts, |sums, x| add(sums, x));
 }
 
 #[target_feature(enable = "avx2,fma")]

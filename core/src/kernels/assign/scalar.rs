@@ -38,9 +38,25 @@ fn nearest_one(half_norms: &[f32], columns: &[f32], x: &[f32]) -> u8 {
     index as u8
 }
 
-/// One sub-space after the other: its sums stay in the first-level cache, the rows in the second.
-#[inline(always)]
 pub(super) fn accumulate(split: Split, rows: &[f32], codes: &[u8], sums: &mut [f64], counts: &mut [u32]) {
+    accumulate_by(split, rows, codes, sums, counts, |sums, x| {
+        for (sum, &x) in sums.iter_mut().zip(x) {
+            *sum += f64::from(x);
+        }
+    });
+}
+
+/// Hands each sub-vector and the sums of its centroid to `add`. One sub-space after the other: its sums stay in the
+/// first-level cache, the rows in the second.
+#[inline(always)]
+pub(super) fn accumulate_by(
+    split: Split,
+    rows: &[f32],
+    codes: &[u8],
+    sums: &mut [f64],
+    counts: &mut [u32],
+    add: impl Fn(&mut [f64], &[f32]),
+) {
     for s in 0..split.m {
         let (start, end) = (split.start(s), split.start(s + 1));
         let sums = &mut sums[start * split.ksub..end * split.ksub];
@@ -49,17 +65,7 @@ pub(super) fn accumulate(split: Split, rows: &[f32], codes: &[u8], sums: &mut [f
             let c = usize::from(code[s]);
             counts[c] += 1;
             let row = &row[start..end];
-            let sums = &mut sums[c * row.len()..][..row.len()];
-            let (x, x_rest) = row.as_chunks::<8>();
-            let (sum, sum_rest) = sums.as_chunks_mut::<8>();
-            for (sum, x) in sum.iter_mut().zip(x) {
-                for (sum, &x) in sum.iter_mut().zip(x) {
-                    *sum += f64::from(x);
-                }
-            }
-            for (sum, &x) in sum_rest.iter_mut().zip(x_rest) {
-                *sum += f64::from(x);
-            }
+            add(&mut sums[c * row.len()..][..row.len()], row);
         }
     }
 }
