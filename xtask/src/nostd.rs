@@ -26,7 +26,7 @@ pub(crate) fn valgrind() -> Result<Outcome, String> {
 fn build(with_alloc: bool) -> Result<PathBuf, String> {
     let home = root().join("tests/nostd");
     let name = if with_alloc { "alloc" } else { "bare" };
-    let dir = target().join("nostd").join(name);
+    let dir = target().join("nostd");
     let mut build = cargo();
     build.args(["build", "--quiet", "--release", "--manifest-path"]).arg(home.join("Cargo.toml"));
     build.arg("--target-dir").arg(&dir);
@@ -34,14 +34,14 @@ fn build(with_alloc: bool) -> Result<PathBuf, String> {
         build.args(["--features", "alloc"]);
     }
     run(&mut build)?;
-    let program_path = dir.join("main");
+    let program_path = dir.join(format!("main-{name}"));
     let cc = std::env::var("CC").unwrap_or_else(|_| "cc".into());
     let mut link = program(&cc);
     link.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1"]);
     if with_alloc {
         link.arg("-DTERSA_ALLOC");
     }
-    link.arg(home.join("main.c")).arg(dir.join("release/libtersa_nostd.a")).arg("-o").arg(&program_path);
+    link.arg(home.join("main.c")).arg(dir.join("release/libtersa_nostd.a")).arg("-o").arg(&program_path).arg("-lm");
     run(&mut link)?;
     Ok(program_path)
 }

@@ -1,15 +1,21 @@
 //! The core in a C program without std: this crate stops building (a second `panic_impl`) as soon as std leaks in,
-//! and stops linking as soon as `alloc` is used without the feature of that name.
+//! and stops linking as soon as something allocates without the feature `alloc`.
 #![no_std]
 
 #[cfg(feature = "alloc")]
+extern crate alloc;
+
+#[cfg(feature = "alloc")]
 mod bump;
+#[cfg(feature = "alloc")]
+mod container;
 
 use core::panic::PanicInfo;
 use core::slice;
 
 use tersa_core::num::DType;
-use tersa_core::view::{KvShape, KvStrides, KvView};
+use tersa_core::num::convert::{from_f32, to_f32};
+use tersa_core::rotate::Rotation;
 
 unsafe extern "C" {
     safe fn abort() -> !;
@@ -20,35 +26,38 @@ fn panic(_: &PanicInfo<'_>) -> ! {
     abort()
 }
 
-/// Copies the rows of `head` out of an f16 tensor `[n_kv_heads][n_tokens][head_dim]`; 0, or 1 if it does not fit.
-///
-/// # Safety
-/// `data` and `out` point to `len_bytes` and `out_bytes` bytes.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nostd_copy_rows(
-    data: *const u8,
-    len_bytes: usize,
-    n_tokens: usize,
-    n_kv_heads: usize,
-    head_dim: usize,
-    head: usize,
-    out: *mut u8,
-    out_bytes: usize,
-) -> i32 {
-    // SAFETY: the caller's promise.
-    let (data, out) =
-        unsafe { (slice::from_raw_parts(data, len_bytes), slice::from_raw_parts_mut(out, out_bytes)) };
-    let shape = KvShape { dtype: DType::F16, n_tokens, n_kv_heads, head_dim };
-    let Ok(view) = KvView::new(data, shape, KvStrides::head_major(&shape)) else { return 1 };
-    if head >= n_kv_heads || out_bytes != n_tokens * shape.row_bytes() {
-        return 1;
-    }
-    view.copy_rows(head, 0..n_tokens, out);
-    0
-}
-
 /// The level that kernels run at here, as a number from 1 (scalar).
 #[unsafe(no_mangle)]
 pub extern "C" fn nostd_level() -> i32 {
     tersa_core::cpu::level() as i32
+}
+
+/// Rotates `n_tokens` rows in place, or back; 0, or 1 if there is no rotation of `head_dim`.
+///
+/// # Safety
+/// `rows` points to `n_tokens * head_dim` floats.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nostd_rotate(rows: *mut f32, n_tokens: usize, head_dim: usize, back: bool) -> i32 {
+    // SAFETY: the caller's promise.
+    let rows = unsafe { slice::from_raw_parts_mut(rows, n_tokens * head_dim) };
+    let Ok(rotation) = Rotation::new(head_dim, 7) else { return 1 };
+    if back {
+        rotation.inverse(rows)
+    } else {
+        rotation.forward(rows)
+    }
+    0
+}
+
+/// Narrows `n` floats to f16 in `half` and widens them again in place; 0, or 1 on any error.
+///
+/// # Safety
+/// `values` points to `n` floats and `half` to `2 * n` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nostd_through_f16(values: *mut f32, n: usize, half: *mut u8) -> i32 {
+    // SAFETY: the caller's promise.
+    let (values, half) =
+        unsafe { (slice::from_raw_parts_mut(values, n), slice::from_raw_parts_mut(half, 2 * n)) };
+    let there_and_back = from_f32(DType::F16, values, half).and_then(|()| to_f32(DType::F16, half, values));
+    i32::from(there_and_back.is_err())
 }
