@@ -50,6 +50,18 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        // SAFETY: see above.
+        unsafe { Self(_mm512_div_ps(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        // SAFETY: see above.
+        unsafe { Self(_mm512_sqrt_ps(self.0)) }
+    }
+
+    #[inline(always)]
     fn flip(self, masks: &[u32; LANES]) -> Self {
         // SAFETY: see above.
         unsafe { Self(_mm512_xor_ps(self.0, _mm512_loadu_ps(masks.as_ptr().cast()))) }

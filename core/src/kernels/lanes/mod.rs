@@ -25,6 +25,8 @@ pub(crate) trait Lanes: Copy {
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
+    fn div(self, other: Self) -> Self;
+    fn sqrt(self) -> Self;
     /// XORs the lanes' bits.
     fn flip(self, masks: &[u32; LANES]) -> Self;
     /// The Hadamard stage `h`, one of 1, 2, 4, 8: lane `i` with bit `h` clear becomes `x[i] + x[i+h]`, lane `i+h`

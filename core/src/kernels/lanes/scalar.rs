@@ -38,6 +38,17 @@ impl Lanes for [f32; LANES] {
     }
 
     #[inline(always)]
+    fn div(mut self, other: Self) -> Self {
+        self.iter_mut().zip(other).for_each(|(a, b)| *a /= b);
+        self
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        self.map(libm::sqrtf)
+    }
+
+    #[inline(always)]
     fn flip(mut self, masks: &[u32; LANES]) -> Self {
         self.iter_mut().zip(masks).for_each(|(a, m)| *a = f32::from_bits(a.to_bits() ^ m));
         self

@@ -120,6 +120,8 @@ fn arithmetic_has_the_same_bits_as_the_portable_form() {
             assert_eq!(bits(out(va.add(vb))), bits(sa.add(sb)));
             assert_eq!(bits(out(va.sub(vb))), bits(sa.sub(sb)));
             assert_eq!(bits(out(va.mul(vb))), bits(sa.mul(sb)));
+            assert_eq!(bits(out(va.div(vb))), bits(sa.div(sb)));
+            assert_eq!(bits(out(va.mul(va).sqrt())), bits(sa.mul(sa).sqrt()));
             assert_eq!(bits(out(va.flip(&masks))), bits(sa.flip(&masks)));
             assert_eq!(bits(out(va.clamp(100.0))), bits(sa.clamp(100.0)));
             assert_eq!(va.sum().to_bits(), sa.sum().to_bits());

@@ -48,12 +48,6 @@ impl Coder for Avx2 {
             *z = Self(eight(2 * i), eight(2 * i + 1));
         }
     }
-
-    #[inline(always)]
-    fn root(x: f32) -> f32 {
-        // SAFETY: see above.
-        unsafe { _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))) }
-    }
 }
 
 /// Sixteen coordinates in fixed point, in order.

@@ -93,20 +93,13 @@ impl Coder for Avx512 {
             }
         }
     }
-
-    #[inline(always)]
-    fn root(x: f32) -> f32 {
-        // SAFETY: see above.
-        unsafe { _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))) }
-    }
 }
 
 /// Codes of 32 fixed-point numbers: one table lookup and a carry, see [`Quantizer`].
 #[inline(always)]
 fn codes(q: __m512i, quantizer: &Quantizer) -> __m512i {
     let table = quantizer.bins.as_ptr();
-    // SAFETY: as for the implementation above; bins are 16 bits minus `shift` of them, so the table has at least as
-    // many entries as each arm reads, and one more after the 1024 that the gather indexes.
+    // SAFETY: as for the implementation above; the table has 1024 entries, the arms read up to 128.
     unsafe {
         let shift = _mm_cvtsi32_si128(quantizer.shift.cast_signed());
         let bin = _mm512_srl_epi16(q, shift);
@@ -119,15 +112,38 @@ fn codes(q: __m512i, quantizer: &Quantizer) -> __m512i {
                 let high = _mm512_permutex2var_epi16(load(64), bin, load(96));
                 _mm512_mask_mov_epi16(low, _mm512_movepi16_mask(q), high)
             }
-            _ => {
-                let even = _mm512_and_si512(bin, _mm512_set1_epi32(0xffff));
-                let odd = _mm512_srli_epi32::<16>(bin);
-                let even = _mm512_i32gather_epi32::<2>(even, table.cast());
-                let odd = _mm512_i32gather_epi32::<2>(odd, table.cast());
-                _mm512_mask_mov_epi16(even, 0xaaaa_aaaa, _mm512_slli_epi32::<16>(odd))
-            }
+            _ => return codes_by_guess(q, quantizer),
         };
         _mm512_srl_epi16(_mm512_add_epi16(q, carry), shift)
+    }
+}
+
+/// 8-bit codes of 32 fixed-point numbers: counts thresholds up to the magnitude `m = q - 1` for positive `q`, `-q` for
+/// others; see [`Guess`](super::quantizer::Guess).
+#[inline(always)]
+fn codes_by_guess(q: __m512i, quantizer: &Quantizer) -> __m512i {
+    // SAFETY: as for the implementation above; the tables have 64 and 128 words.
+    unsafe {
+        let load = |table: &[u16], at: usize| _mm512_loadu_si512(table[at..at + 32].as_ptr().cast());
+        let all = |x: i16| _mm512_set1_epi16(x);
+        let t = _mm512_subs_epi16(q, all(1));
+        let sign = _mm512_srai_epi16::<15>(t);
+        let m = _mm512_xor_si512(t, sign);
+        let bin = _mm512_srli_epi16::<9>(m);
+        let (base, slope) = (&quantizer.guess.base, &quantizer.guess.slope);
+        let base = _mm512_permutex2var_epi16(load(base, 0), bin, load(base, 32));
+        let slope = _mm512_permutex2var_epi16(load(slope, 0), bin, load(slope, 32));
+        // The shift by 7 drops the bin's own bits.
+        let rise = _mm512_mulhi_epu16(_mm512_slli_epi16::<7>(m), slope);
+        let g = _mm512_srli_epi16::<8>(_mm512_add_epi16(base, rise));
+        let g = _mm512_min_epu16(g, all(126));
+        let threshold = |at: usize| _mm512_loadu_si512(quantizer.positive[at..at + 32].as_ptr().cast());
+        let near = _mm512_permutex2var_epi16(threshold(0), g, threshold(32));
+        let far = _mm512_permutex2var_epi16(threshold(64), g, threshold(96));
+        let next = _mm512_mask_mov_epi16(near, _mm512_test_epi16_mask(g, all(64)), far);
+        let count = _mm512_mask_add_epi16(g, _mm512_cmpge_epi16_mask(m, next), g, all(1));
+        let code = _mm512_and_si512(_mm512_xor_si512(count, sign), all(0xff));
+        _mm512_xor_si512(code, all(0x80))
     }
 }
 
@@ -184,8 +200,18 @@ fn levels(index: __m512i, quantizer: &Quantizer) -> __m512 {
                 _mm512_mask_mov_ps(low, _mm512_test_epi32_mask(index, _mm512_set1_epi32(32)), high)
             }
             _ => {
-                let byte = _mm512_and_si512(index, _mm512_set1_epi32(0xff));
-                _mm512_i32gather_ps::<4>(byte, table.cast())
+                // The grid mirrors itself: 128 positive levels and a sign. `c ^ 0x7f` for the lower half, ...
+                let upper = _mm512_srai_epi32::<31>(_mm512_slli_epi32::<24>(index));
+                let place = _mm512_xor_si512(index, _mm512_andnot_si512(upper, _mm512_set1_epi32(0x7f)));
+                let pair = |at: usize| _mm512_permutex2var_ps(load(at), place, load(at + 16));
+                let bit = |b: i32| _mm512_test_epi32_mask(place, _mm512_set1_epi32(b));
+                let (odd, high) = (bit(32), bit(64));
+                let low_half = _mm512_mask_mov_ps(pair(128), odd, pair(160));
+                let high_half = _mm512_mask_mov_ps(pair(192), odd, pair(224));
+                let level = _mm512_mask_mov_ps(low_half, high, high_half);
+                // ... whose levels are negative.
+                let sign = _mm512_andnot_si512(upper, _mm512_set1_epi32(i32::MIN));
+                _mm512_xor_ps(level, _mm512_castsi512_ps(sign))
             }
         }
     }

@@ -58,8 +58,6 @@ pub(crate) trait Coder: Lanes {
     fn quantize(z: &[Self], k: f32, quantizer: &Quantizer, out: &mut [u8]);
     /// The levels of the packed codes at the start of `packed`, which holds at least the row's bytes.
     fn dequantize(packed: &[u8], quantizer: &Quantizer, z: &mut [Self]);
-    /// The correctly rounded square root.
-    fn root(x: f32) -> f32;
 }
 
 /// Encodes `scales.len()` rows of `src` side by side into `codes`, and the factor of each into `scales`.

@@ -14,8 +14,8 @@
 //! bins[b] = c * 2^shift - q0 + 2^shift - 1 - (T - q0)      with one
 //! ```
 //!
-//! The table has 32 entries up to 4 bits, 64 at 5, 128 at 6, 1024 at 8: one, one and two word permutes, and a
-//! gather.
+//! The table has 32 entries up to 4 bits, 64 at 5, 128 at 6, 1024 at 8: one, one and two word permutes with AVX-512,
+//! which looks the 1024 up another way ([`Guess`]).
 
 /// Codes have at most this many bits.
 pub(crate) const MAX_BITS: u32 = 8;
@@ -31,21 +31,22 @@ pub(crate) struct Quantizer {
     /// `2^f`.
     pub(super) one: f32,
     pub(super) shift: u32,
-    /// Indexed by the bits of `q`, so negative numbers come last. The first `2^(16 - shift)` entries count;
-    /// one more, because gathers read 32 bits at a time.
-    pub(super) bins: [u16; MAX_BINS + 1],
+    /// Indexed by the bits of `q`, so negative numbers come last. The first `2^(16 - shift)` entries count.
+    pub(super) bins: [u16; MAX_BINS],
     /// The positive thresholds; `i16::MAX` after the last.
     pub(super) positive: [i16; MAX_LEVELS / 2],
+    /// At 8 bits.
+    pub(super) guess: Guess,
     /// The levels, repeated to fill the table, so that kernels may look up a code with bits of the next above it.
     pub(super) levels: [f32; MAX_LEVELS],
 }
 
 impl Quantizer {
-    /// `None` if `nbits` is not 2..=8 or `levels` is not `2^nbits` finite numbers that rise, mirror each other about 0
+    /// `None` if `nbits` is not 2 to 6 or 8, or `levels` is not `2^nbits` finite numbers that rise, mirror each other about 0
     /// and are spaced like a grid for the unit normal: no two thresholds in one of 1024 bins, none beyond the
     /// fixed-point range.
     pub(crate) fn new(nbits: u32, levels: &[f32]) -> Option<Self> {
-        if !(2..=MAX_BITS).contains(&nbits) || levels.len() != 1 << nbits {
+        if !matches!(nbits, 2..=6 | 8) || levels.len() != 1 << nbits {
             return None;
         }
         let mirrored = levels.iter().zip(levels.iter().rev()).all(|(a, b)| *a == -*b && a.is_finite());
@@ -65,7 +66,8 @@ impl Quantizer {
         let mut positive = [i16::MAX; MAX_LEVELS / 2];
         let (_, above_zero) = thresholds.split_at(levels.len() / 2);
         positive[..above_zero.len()].copy_from_slice(above_zero);
-        Some(Self { nbits, one, shift, bins: bins(thresholds, shift), positive, levels: table })
+        let guess = if nbits == MAX_BITS { Guess::new(&positive)? } else { Guess::NONE };
+        Some(Self { nbits, one, shift, bins: bins(thresholds, shift), positive, guess, levels: table })
     }
 
     /// Bytes of a row of `d` codes.
@@ -81,14 +83,68 @@ impl Quantizer {
     }
 }
 
+/// Counts the 127 positive thresholds of an 8-bit grid that are at most `m`, for `0 <= m < 2^15`, with small tables.
+///
+/// Thresholds are spaced smoothly, so within one of 64 bins of `m` their number grows nearly linearly. A line for each
+/// bin, lowered a little, gives `g` with `g <= count <= g + 1`, and one comparison decides:
+///
+/// ```text
+/// g = min((base[m >> 9] + ((m & 511) << 7) * slope[m >> 9] / 2^16) / 2^8, 126)
+/// count = g + (m >= positive[g])
+/// ```
+#[derive(Clone)]
+pub(super) struct Guess {
+    pub(super) base: [u16; 64],
+    pub(super) slope: [u16; 64],
+}
+
+impl Guess {
+    const NONE: Self = Self { base: [0; 64], slope: [0; 64] };
+
+    /// `None` if the lines miss for some `m`: the thresholds are not those of a smooth density.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "`as` saturates; misses are found"
+    )]
+    fn new(positive: &[i16; MAX_LEVELS / 2]) -> Option<Self> {
+        const LAST: usize = MAX_LEVELS / 2 - 2;
+        // The count as a continuous function: linear between thresholds and beyond the last.
+        let position = |m: u16| -> f64 {
+            let i = positive[..LAST].partition_point(|t| t.cast_unsigned() <= m);
+            let low = if i == 0 { 0.0 } else { f64::from(positive[i - 1]) };
+            let high = f64::from(positive[i]);
+            f64::from(u8::try_from(i).unwrap_or(u8::MAX)) + (f64::from(m) - low) / (high - low)
+        };
+        let mut guess = Self::NONE;
+        for (bin, (base, slope)) in (0u16..).zip(guess.base.iter_mut().zip(&mut guess.slope)) {
+            let (start, end) = (position(bin << 9), position((bin + 1) << 9));
+            *base = ((start - 0.1) * 256.0) as u16;
+            *slope = ((end - start) * 256.0) as u16;
+        }
+        let fits = |m: u16| {
+            let count = positive[..=LAST].partition_point(|t| t.cast_unsigned() <= m);
+            let g = guess.at(m);
+            g <= count && count <= g + 1
+        };
+        (0..1 << 15).all(fits).then_some(guess)
+    }
+
+    fn at(&self, m: u16) -> usize {
+        let bin = usize::from(m >> 9);
+        let rise = u32::from((m & 511) << 7) * u32::from(self.slope[bin]) >> 16;
+        usize::try_from((u32::from(self.base[bin]) + rise) >> 8).map_or(126, |g| g.min(126))
+    }
+}
+
 #[allow(clippy::cast_possible_truncation, reason = "within i16, as checked")]
 fn fixed(x: f64) -> Option<i16> {
     let x = libm::rint(x);
     (x.abs() <= f64::from(i16::MAX)).then_some(x as i16)
 }
 
-fn bins(thresholds: &[i16], shift: u32) -> [u16; MAX_BINS + 1] {
-    let mut bins = [0; MAX_BINS + 1];
+fn bins(thresholds: &[i16], shift: u32) -> [u16; MAX_BINS] {
+    let mut bins = [0; MAX_BINS];
     let width = 1u16 << shift;
     for (bin, x) in (0u16..).zip(&mut bins[..1 << (16 - shift)]) {
         let start = (bin << shift).cast_signed();
@@ -116,7 +172,7 @@ mod tests {
 
     #[test]
     fn every_fixed_point_number_gets_the_count_of_thresholds_below_it() {
-        for (bits, table) in [(2, 32), (3, 32), (4, 32), (5, 64), (6, 128), (7, 1 << 8), (8, 1024)] {
+        for (bits, table) in [(2, 32), (3, 32), (4, 32), (5, 64), (6, 128), (8, 1024)] {
             let levels = normal(bits);
             let quantizer = Quantizer::new(bits.into(), &levels).unwrap();
             assert!(1 << (16 - quantizer.shift) <= table, "{bits} bits: shift {}", quantizer.shift);

@@ -16,6 +16,8 @@ const USUAL_POWER: core::ops::Range<f32> = {
 /// Sixteen elements of a row, as stored.
 pub(super) trait Element {
     const BYTES: usize;
+    /// Whether a sum of squares of 0 means a row of zeros: no square of what this type can hold underflows.
+    const ZERO_IS_ZERO: bool;
     fn load<V: Lanes>(bytes: &[u8]) -> V;
     fn store<V: Lanes>(v: V, bytes: &mut [u8]);
 }
@@ -28,6 +30,8 @@ struct F32;
 
 impl Element for F16 {
     const BYTES: usize = 2;
+    // Steps of 2^-24, and with a mean of ratios to something as large, differences above 2^-60.
+    const ZERO_IS_ZERO: bool = true;
     #[inline(always)]
     fn load<V: Lanes>(bytes: &[u8]) -> V {
         V::from_f16(bytes.try_into().expect(EXACT))
@@ -40,6 +44,7 @@ impl Element for F16 {
 
 impl Element for Bf16 {
     const BYTES: usize = 2;
+    const ZERO_IS_ZERO: bool = false;
     #[inline(always)]
     fn load<V: Lanes>(bytes: &[u8]) -> V {
         V::from_bf16(bytes.try_into().expect(EXACT))
@@ -52,6 +57,7 @@ impl Element for Bf16 {
 
 impl Element for F32 {
     const BYTES: usize = 4;
+    const ZERO_IS_ZERO: bool = false;
     #[inline(always)]
     fn load<V: Lanes>(bytes: &[u8]) -> V {
         let mut x = [0.0; LANES];
@@ -120,6 +126,10 @@ fn encode_rows<V: Coder, E: Element>(
 
 /// Rows of `16 * N` elements, a power of two that fits the registers. Stops at a row of unusual power and returns
 /// how many came before it.
+///
+/// Sixteen rows are transformed and measured, then sixteen quantized: a row's way through its sum, root and
+/// quotient takes longer than its arithmetic, and one row after the other the core's window of instructions in
+/// flight would be full before the next row starts.
 #[inline(always)]
 fn encode_fast<V: Coder, E: Element, const N: usize>(
     shape: &Shape<'_>,
@@ -130,24 +140,54 @@ fn encode_fast<V: Coder, E: Element, const N: usize>(
 ) -> usize {
     let row_bytes = shape.quantizer.row_bytes(N * LANES);
     let gain = inverse_root(N * LANES);
-    let n_rows = scales.len();
-    for (i, (row, scale)) in src.chunks_exact(N * LANES * E::BYTES).zip(scales).enumerate() {
-        let mut z = [V::splat(0.0); N];
-        for (j, z) in z.iter_mut().enumerate() {
-            *z = E::load(&row[LANES * E::BYTES * j..LANES * E::BYTES * (j + 1)]);
-            if let Some(mean) = shape.mean {
-                *z = z.sub(V::load(sixteen(mean, j)));
-            }
-            *z = z.flip(sixteen(shape.signs, j));
+    let mut transformed = [[V::splat(0.0); N]; LANES];
+    let blocks = src.chunks(LANES * N * LANES * E::BYTES).zip(scales.chunks_mut(LANES));
+    for (block, (rows, scales)) in blocks.enumerate() {
+        let mut powers = [0.0; LANES];
+        let rows = rows.chunks_exact(N * LANES * E::BYTES);
+        for ((row, z), power) in rows.zip(&mut transformed).zip(&mut powers) {
+            *z = transform::<V, E, N>(shape, row);
+            *power = dot(z, z);
         }
-        lanes::hadamard(&mut z);
-        let power = dot(&z, &z);
-        if !USUAL_POWER.contains(&power) {
-            return i;
+        let usual = |p: &f32| USUAL_POWER.contains(p) || (E::ZERO_IS_ZERO && *p == 0.0);
+        let n = powers[..scales.len()].iter().take_while(|p| usual(p)).count();
+        let (rms, k) = units::<V>(shape, &powers);
+        for (r, scale) in scales[..n].iter_mut().enumerate() {
+            let codes = &mut codes[(block * LANES + r) * row_bytes..];
+            *scale = quantize(shape, fit, &transformed[r], powers[r], rms[r], k[r], codes) * gain;
         }
-        *scale = quantize::<V>(shape, fit, &z, power, &mut codes[i * row_bytes..]) * gain;
+        if n < scales.len() {
+            return block * LANES + n;
+        }
     }
-    n_rows
+    scales.len()
+}
+
+/// The row less the mean, signs flipped, through the Hadamard transform.
+#[inline(always)]
+fn transform<V: Coder, E: Element, const N: usize>(shape: &Shape<'_>, row: &[u8]) -> [V; N] {
+    let mut z = [V::splat(0.0); N];
+    for (j, z) in z.iter_mut().enumerate() {
+        *z = E::load(&row[LANES * E::BYTES * j..LANES * E::BYTES * (j + 1)]);
+        if let Some(mean) = shape.mean {
+            *z = z.sub(V::load(sixteen(mean, j)));
+        }
+        *z = z.flip(sixteen(shape.signs, j));
+    }
+    lanes::hadamard(&mut z);
+    z
+}
+
+/// Root mean squares of rows, and what brings their coordinates to fixed point (0 for rows of zeros).
+#[inline(always)]
+#[allow(clippy::cast_precision_loss, reason = "at most 1024 elements")]
+fn units<V: Lanes>(shape: &Shape<'_>, powers: &[f32; LANES]) -> ([f32; LANES], [f32; LANES]) {
+    let (mut rms, mut k) = ([0.0; LANES], [0.0; LANES]);
+    let root = V::load(powers).div(V::splat(shape.head_dim as f32)).sqrt();
+    root.store(&mut rms);
+    V::splat(shape.quantizer.one).div(root).store(&mut k);
+    k.iter_mut().zip(&rms).for_each(|(k, rms)| *k = if *rms == 0.0 { 0.0 } else { *k });
+    (rms, k)
 }
 
 /// One row of any length and magnitude, through memory; `None` if it is not finite.
@@ -194,10 +234,12 @@ fn encode_any<V: Coder, E: Element>(
     for (z, x) in z[..n].iter_mut().zip(x.as_chunks().0) {
         *z = V::load(x);
     }
-    let power = dot(&z[..n], &z[..n]);
+    let mut powers = [0.0; LANES];
+    powers[0] = dot(&z[..n], &z[..n]);
+    let (rms, k) = units::<V>(shape, &powers);
     // Whole registers are packed here, so that a row that ends within one does not touch the next.
     let mut packed = [0; MAX_DIM + 64];
-    let factor = quantize::<V>(shape, fit, &z[..n], power, &mut packed);
+    let factor = quantize(shape, fit, &z[..n], powers[0], rms[0], k[0], &mut packed);
     codes.copy_from_slice(&packed[..codes.len()]);
     let used = d * shape.quantizer.nbits as usize % 8;
     if let (Some(last), 1..) = (codes.last_mut(), used) {
@@ -209,33 +251,45 @@ fn encode_any<V: Coder, E: Element>(
 
 /// Codes of a transformed row, and the factor that decodes it apart from the transform's own.
 #[inline(always)]
-fn quantize<V: Coder>(shape: &Shape<'_>, fit: Fit, z: &[V], power: f32, codes: &mut [u8]) -> f32 {
-    #[allow(clippy::cast_precision_loss, reason = "at most 1024")]
-    let rms = V::root(power / shape.head_dim as f32);
-    let k = if rms > 0.0 { shape.quantizer.one / rms } else { 0.0 };
+fn quantize<V: Coder>(
+    shape: &Shape<'_>,
+    fit: Fit,
+    z: &[V],
+    power: f32,
+    rms: f32,
+    k: f32,
+    codes: &mut [u8],
+) -> f32 {
     V::quantize(z, k, shape.quantizer, codes);
-    if fit == Fit::Norm || rms == 0.0 {
-        return rms;
-    }
-    refit(shape, fit, z, power, codes)
+    if fit == Fit::Norm || rms == 0.0 { rms } else { refit(shape, fit, z, power, codes) }
 }
 
+/// The factor from a second look at the codes, 64 at a time so that their levels stay in registers.
 #[inline(always)]
 fn refit<V: Coder>(shape: &Shape<'_>, fit: Fit, z: &[V], power: f32, codes: &[u8]) -> f32 {
-    let mut levels = [V::splat(0.0); MAX_DIM / LANES];
-    let c = &mut levels[..z.len()];
-    V::dequantize(codes, shape.quantizer, c);
-    if let (Some(last), end @ 1..) = (c.last_mut(), shape.head_dim % LANES) {
-        let mut x = [0.0; LANES];
-        last.store(&mut x);
-        x[end..].fill(0.0); // lanes beyond the row have codes, too
-        *last = V::load(&x);
+    const REGISTERS: usize = 4;
+    let step = REGISTERS * LANES * shape.quantizer.nbits as usize / 8;
+    let (mut along, mut square) = (V::splat(0.0), V::splat(0.0));
+    for (i, z) in z.chunks(REGISTERS).enumerate() {
+        let mut levels = [V::splat(0.0); REGISTERS];
+        let levels = &mut levels[..z.len()];
+        V::dequantize(&codes[i * step..], shape.quantizer, levels);
+        let end = shape.head_dim - i * REGISTERS * LANES;
+        if let (true, Some(last)) = (end < z.len() * LANES, levels.last_mut()) {
+            let mut x = [0.0; LANES];
+            last.store(&mut x);
+            x[end % LANES..].fill(0.0); // lanes beyond the row have codes, too
+            *last = V::load(&x);
+        }
+        for (z, c) in z.iter().zip(levels) {
+            along = along.add(z.mul(*c));
+            square = square.add(c.mul(*c));
+        }
     }
-    let along = dot(z, c);
-    if fit == Fit::Unbiased {
-        return power / along;
+    match fit {
+        Fit::Unbiased => power / along.sum(),
+        _ => along.sum() / square.sum(),
     }
-    along / dot(c, c)
 }
 
 /// Sixteen running sums, element `i` in number `i mod 16`, then [`Lanes::sum`].

@@ -22,10 +22,6 @@ impl Coder for [f32; LANES] {
             *z = codes.map(|c| quantizer.levels[usize::from(c)]);
         }
     }
-
-    fn root(x: f32) -> f32 {
-        libm::sqrtf(x)
-    }
 }
 
 /// To nearest, ties to even, saturating.
