@@ -132,7 +132,7 @@ impl Guess {
 
     fn at(&self, m: u16) -> usize {
         let bin = usize::from(m >> 9);
-        let rise = u32::from((m & 511) << 7) * u32::from(self.slope[bin]) >> 16;
+        let rise = (u32::from((m & 511) << 7) * u32::from(self.slope[bin])) >> 16;
         usize::try_from((u32::from(self.base[bin]) + rise) >> 8).map_or(126, |g| g.min(126))
     }
 }
