@@ -41,7 +41,11 @@ fn build(with_alloc: bool) -> Result<PathBuf, String> {
     if with_alloc {
         link.arg("-DTERSA_ALLOC");
     }
-    link.arg(home.join("main.c")).arg(dir.join("release/libtersa_nostd.a")).arg("-o").arg(&program_path).arg("-lm");
+    link.arg(home.join("main.c"))
+        .arg(dir.join("release/libtersa_nostd.a"))
+        .arg("-o")
+        .arg(&program_path)
+        .arg("-lm");
     run(&mut link)?;
     Ok(program_path)
 }
