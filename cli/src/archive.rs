@@ -12,7 +12,7 @@ use tersa_core::codec::{self, CodecSpec, TileCodec};
 use tersa_core::format::{self, ChunkIndex, FormatError, ReadAt, ReadError, Reader};
 
 use crate::args::{SelectArgs, kind_letter};
-use crate::coding::{self, Scratch};
+use crate::coding::Scratch;
 use crate::dump::{DumpStream, Kind, Skeleton, SkeletonFile, SourceFormat};
 use crate::exit::Fault;
 use crate::files::FileBytes;
@@ -154,7 +154,8 @@ where
                 let name = &self.reader.codecs()[head.codec as usize];
                 let spec: CodecSpec = name.parse().map_err(|e| anyhow!("{}: codec `{name}`: {e}", at()))?;
                 let side = self.reader.side(head).map_err(|e| self.explain(e))?;
-                let side = coding::from_stored(side, head_dim).with_context(at)?;
+                let side = codec::Side::from_stored(side, spec, head_dim)
+                    .map_err(|e| Fault::damage(format!("{}: codec `{name}`: {e}", at())))?;
                 codec::prepare(spec, head_dim, dtype, &side)
                     .map_err(|e| Fault::damage(format!("{}: codec `{name}`: {e}", at())))?
             } else {

@@ -1,5 +1,6 @@
 //! The command line: verbs, options and help texts. No logic beyond parsing.
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -384,6 +385,16 @@ impl IndexSet {
     }
 }
 
+impl fmt::Display for IndexSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (a, b)) in self.0.iter().enumerate() {
+            let comma = if i > 0 { "," } else { "" };
+            if a == b { write!(f, "{comma}{a}")? } else { write!(f, "{comma}{a}-{b}")? }
+        }
+        Ok(())
+    }
+}
+
 impl FromStr for IndexSet {
     type Err = String;
 
@@ -414,6 +425,13 @@ impl TokenRange {
     pub fn within(&self, n_tokens: usize) -> Range<usize> {
         let end = self.end.unwrap_or(n_tokens).min(n_tokens);
         self.start.min(end)..end
+    }
+}
+
+impl fmt::Display for TokenRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..", self.start)?;
+        self.end.map_or(Ok(()), |end| write!(f, "{end}"))
     }
 }
 
@@ -457,6 +475,7 @@ mod tests {
         let set: IndexSet = "0-3,7".parse().unwrap();
         let held: Vec<usize> = (0..10).filter(|&n| set.contains(n)).collect();
         assert_eq!(held, [0, 1, 2, 3, 7]);
+        assert_eq!(set.to_string(), "0-3,7");
         for bad in ["", "3-1", "a", "1-", "-1", "1,,2"] {
             assert!(bad.parse::<IndexSet>().is_err(), "{bad:?} must be refused");
         }
@@ -467,6 +486,7 @@ mod tests {
         let range = |s: &str| s.parse::<TokenRange>().unwrap();
         assert_eq!(range("2..5").within(10), 2..5);
         assert_eq!(range("2..").within(4), 2..4);
+        assert_eq!((range("2..").to_string(), range("..3").to_string()), ("2..".into(), "0..3".into()));
         assert_eq!(range("..3").within(2), 0..2);
         assert_eq!(range("5..9").within(3), 3..3);
         for bad in ["", "3", "5..5", "6..5", "x..3"] {

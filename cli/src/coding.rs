@@ -7,9 +7,7 @@ use std::sync::Arc;
 use anyhow::{Result, anyhow};
 use tersa_core::codec::chunk::{HeadStats, StreamCodec};
 use tersa_core::codec::{self, CodecSpec, Quantizer, Side, TileCodec, Workspace, WorkspaceSize};
-use tersa_core::format::{CodebookData, SideData};
 use tersa_core::num::{DType, convert};
-use tersa_core::pq::{Codebook, PqShape};
 use tersa_core::view::KvShape;
 
 use crate::args::kind_letter;
@@ -250,36 +248,6 @@ impl PartCodec {
     }
 }
 
-/// Side data as it is stored.
-#[must_use]
-pub fn to_stored(side: &Side) -> SideData {
-    let codebook = side.codebook.as_ref().map(|c| {
-        let shape = c.shape();
-        let dsub = (0..shape.m()).map(|s| u32::try_from(shape.dsub(s)).unwrap_or(u32::MAX));
-        let centroids = (0..shape.m()).flat_map(|s| c.centroids(s).iter().copied());
-        CodebookData { nbits: shape.nbits().into(), dsub: dsub.collect(), centroids: centroids.collect() }
-    });
-    SideData { grid: side.grid.clone(), signs: side.signs.clone(), codebook }
-}
-
-/// Stored side data as a codec takes it.
-///
-/// # Errors
-/// If the codebook is none of those that this release makes.
-pub fn from_stored(stored: SideData, head_dim: usize) -> Result<Side> {
-    let damaged = || Fault::damage("side data: a codebook of another shape than its codec's");
-    let read = |c: CodebookData| {
-        let nbits = u8::try_from(c.nbits).map_err(|_| damaged())?;
-        let shape = PqShape::new(head_dim, c.dsub.len(), nbits).map_err(|_| damaged())?;
-        if c.dsub.iter().enumerate().any(|(s, &d)| shape.dsub(s) != d as usize) {
-            return Err(damaged());
-        }
-        Codebook::new(shape, c.centroids).map_err(|_| damaged())
-    };
-    let codebook = stored.codebook.map(read).transpose()?;
-    Ok(Side { grid: stored.grid, signs: stored.signs, codebook })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,14 +279,5 @@ mod tests {
         assert_eq!(keep.rows(&stream(4, Some(&[8, 9, 0, 1]))), [1, 2, 3]);
         assert_eq!(Keep { sinks: 4, recent: 0 }.rows(&stream(3, Some(&[100, 101, 102]))), [0u32; 0]);
         assert_eq!(Keep { sinks: 9, recent: 9 }.rows(&stream(3, None)), [0, 1, 2]);
-    }
-
-    #[test]
-    fn side_data_survives_storage() {
-        let spec: CodecSpec = "pq:3x4".parse().unwrap();
-        let rows: Vec<f32> = (0..8 * 40u8).map(|i| f32::from(i % 7)).collect();
-        let side = Side::make(spec, 8, SEED, Some(&rows)).unwrap();
-        assert_eq!(from_stored(to_stored(&side), 8).unwrap(), side);
-        assert!(from_stored(to_stored(&side), 9).is_err());
     }
 }

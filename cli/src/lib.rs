@@ -1,18 +1,25 @@
 //! The `tersa` command as a library, so that tests and fuzz targets reach the readers and writers of other tools' files.
 
+pub mod archive;
 pub mod args;
 pub mod bench;
+pub mod coding;
+pub mod compress;
 pub mod dump;
 pub mod eval;
 pub mod exit;
 pub mod files;
+pub mod measure;
 pub mod meta;
 pub mod output;
+pub mod pack;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;
 pub mod report;
 pub mod select;
+pub mod unpack;
+pub mod zstd_coder;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -59,7 +66,8 @@ fn choose_cpu_level() -> Result<()> {
 
 fn run(verb: &Verb) -> Result<()> {
     match verb {
-        Verb::Compress(_) | Verb::Decompress(_) | Verb::Inspect(_) | Verb::Verify(_) => {
+        Verb::Compress(args) => compress::run(args),
+        Verb::Decompress(_) | Verb::Inspect(_) | Verb::Verify(_) => {
             anyhow::bail!("not built yet")
         }
         Verb::Bench(args) => bench::run(args),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::args::SelectArgs;
 use crate::dump::{Dump, DumpStream, SourceFormat};
 
 /// The metadata of a `.tersa` file. Fields that a release does not know are ignored.
@@ -28,10 +29,43 @@ pub struct Metadata {
     pub rotation_known: bool,
     /// What the reader assumed.
     pub assumptions: Vec<String>,
-    /// The target and what was chosen for it.
+    /// The target and what stayed exact.
     pub plan: Value,
+    /// The part of the source that was packed.
+    pub selection: Selection,
     /// Positions of the tokens by part, as runs `[first, count]`, where they are not simply 0, 1, 2, ...
     pub positions: BTreeMap<u32, Vec<(i32, u32)>>,
+}
+
+/// What `--tokens` and `--heads` left of every stream, as they were written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    /// Tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<String>,
+    /// Heads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heads: Option<String>,
+}
+
+impl Selection {
+    /// What `args` select.
+    #[must_use]
+    pub fn of(args: &SelectArgs) -> Self {
+        let text = |set: &dyn std::fmt::Display| set.to_string();
+        Self {
+            tokens: args.tokens.as_ref().map(|t| text(t)),
+            heads: args.heads.as_ref().map(|h| text(h)),
+        }
+    }
+
+    /// The same as options, if they are sound.
+    #[must_use]
+    pub fn args(&self) -> Option<SelectArgs> {
+        let tokens = self.tokens.as_deref().map(str::parse).transpose().ok()?;
+        let heads = self.heads.as_deref().map(str::parse).transpose().ok()?;
+        Some(SelectArgs { layers: None, tokens, heads })
+    }
 }
 
 impl Metadata {
@@ -48,6 +82,7 @@ impl Metadata {
             rotation_known: dump.rotation_known,
             assumptions: dump.assumptions.clone(),
             plan,
+            selection: Selection::default(),
             positions: positions.collect(),
         }
     }

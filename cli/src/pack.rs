@@ -112,7 +112,7 @@ impl Pack<'_> {
             verbatim_len: source.map_or(0, |s| s.verbatim_len()),
             verbatim_stored,
             stream_bytes,
-            stats: entries.iter().map(|e| e.stats.iter().map(from_stored).collect()).collect(),
+            stats: entries.iter().map(|e| e.stats.iter().map(|s| (*s).into()).collect()).collect(),
         })
     }
 
@@ -158,7 +158,7 @@ impl Pack<'_> {
                     false => shelf.make(spec, part, head)?,
                 };
                 let codec = writer.codec(&spec.to_string())?;
-                let side = writer.write_side(&coding::to_stored(&one.side)).map_err(failed)?;
+                let side = writer.write_side(&one.side.to_stored()).map_err(failed)?;
                 heads.push(Head { codec, side });
                 ready.push(one);
             }
@@ -196,9 +196,9 @@ impl Pack<'_> {
             writer.write_chunk(stream, chunk, &out.bytes).map_err(failed)?;
             stream_bytes[stream] += writer.position() - before;
             for (sum, new) in entries[stream].stats.iter_mut().zip(&out.stats) {
-                let mut merged = from_stored(sum);
+                let mut merged = HeadStats::from(*sum);
                 merged.merge(new);
-                *sum = to_stored(&merged);
+                *sum = merged.into();
             }
             let shape = parts[s].stream.shape;
             progress.add((tokens(s, chunk).len() * shape.n_kv_heads * shape.row_bytes()) as u64);
@@ -332,19 +332,6 @@ fn failed(e: WriteError<std::io::Error>) -> anyhow::Error {
         WriteError::Io(e) => e.into(),
         WriteError::Format(e) => e.into(),
     }
-}
-
-/// Statistics as the container has them.
-const fn to_stored(s: &HeadStats) -> format::HeadStats {
-    let HeadStats { sum_sq_error, sum_sq, max_abs_error, n_values, raw_tiles } = *s;
-    format::HeadStats { sum_sq_error, sum_sq, max_abs_error, n_values, raw_tiles }
-}
-
-/// Statistics from a container.
-#[must_use]
-pub const fn from_stored(s: &format::HeadStats) -> HeadStats {
-    let format::HeadStats { sum_sq_error, sum_sq, max_abs_error, n_values, raw_tiles } = *s;
-    HeadStats { sum_sq_error, sum_sq, max_abs_error, n_values, raw_tiles }
 }
 
 /// All heads' statistics together.

@@ -84,7 +84,12 @@ fn narrow<'a>(
     let mut out = stream.clone();
     out.shape.n_tokens = tokens.len();
     out.shape.n_kv_heads = heads.len();
-    out.positions = stream.positions.as_ref().map(|p| p[tokens.clone()].into());
+    out.positions = match &stream.positions {
+        Some(positions) => Some(positions[tokens.clone()].into()),
+        // Rows are positions, so the rows that are left must keep theirs.
+        None if tokens.start > 0 => Some(tokens.clone().map(|t| i32::try_from(t).unwrap_or(i32::MAX)).collect()),
+        None => None,
+    };
     // Heads at equal distances and any token range are the same memory seen through other strides.
     let step = heads.get(1).map_or(1, |second| second - heads[0]);
     let even = heads.windows(2).all(|w| w[1] - w[0] == step);
