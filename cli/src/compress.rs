@@ -42,7 +42,7 @@ pub fn run(args: &CompressArgs) -> Result<()> {
         report.tell(args)?;
         reports.push(report.json());
     }
-    if args.json {
+    if args.talk.json {
         let all = if reports.len() == 1 { reports.remove(0) } else { Value::Array(reports) };
         // The container itself may be on standard output; the report then goes where talk goes.
         let text = format!("{all:#}\n");
@@ -62,14 +62,19 @@ fn outputs(args: &CompressArgs) -> Result<Vec<PathBuf>> {
         }
         // `dir/` and `dir/.` have the folder's name.
         let name = input.canonicalize().with_context(|| input.display().to_string())?;
-        let name = name.file_name().ok_or_else(|| anyhow!("{}: has no name; give one with -o", input.display()))?;
+        let name =
+            name.file_name().ok_or_else(|| anyhow!("{}: has no name; give one with -o", input.display()))?;
         let stem = if input.is_dir() { name } else { Path::new(name).file_stem().unwrap_or(name) };
         let mut name = stem.to_owned();
         name.push(".tersa");
         Ok(name.into())
     };
     let Some(output) = &args.output else {
-        return args.inputs.iter().map(|i| Ok(i.parent().unwrap_or(Path::new("")).join(own_name(i)?))).collect();
+        return args
+            .inputs
+            .iter()
+            .map(|i| Ok(i.parent().unwrap_or(Path::new("")).join(own_name(i)?)))
+            .collect();
     };
     let is_folder = output.is_dir() || output.as_os_str().as_encoded_bytes().ends_with(b"/");
     if !is_folder {
@@ -82,12 +87,16 @@ fn outputs(args: &CompressArgs) -> Result<Vec<PathBuf>> {
             ))),
         };
     }
-    std::fs::create_dir_all(output).with_context(|| format!("{}: cannot make the folder", output.display()))?;
+    std::fs::create_dir_all(output)
+        .with_context(|| format!("{}: cannot make the folder", output.display()))?;
     let all: Vec<PathBuf> =
         args.inputs.iter().map(|i| Ok(output.join(own_name(i)?))).collect::<Result<_>>()?;
     for (i, path) in all.iter().enumerate() {
         if all[..i].contains(path) {
-            return Err(Fault::usage(format!("{}: two inputs have this name; pack them apart", path.display())));
+            return Err(Fault::usage(format!(
+                "{}: two inputs have this name; pack them apart",
+                path.display()
+            )));
         }
     }
     Ok(all)
@@ -112,7 +121,8 @@ fn target(args: &CompressArgs, dump: &Dump) -> Result<(String, Target)> {
             None if !dump.heads_known => PresetArg::Lossless,
             None => PresetArg::Safe,
         };
-        let name = clap::ValueEnum::to_possible_value(&preset).map_or_else(String::new, |v| v.get_name().into());
+        let name =
+            clap::ValueEnum::to_possible_value(&preset).map_or_else(String::new, |v| v.get_name().into());
         let spec = plan::preset(preset);
         (format!("preset {name} ({spec})"), Target::Codec(spec))
     })
@@ -121,7 +131,9 @@ fn target(args: &CompressArgs, dump: &Dump) -> Result<(String, Target)> {
 fn compress(args: &CompressArgs, policy: &Policy, input: &Path, output: &Path) -> Result<Report> {
     let start = Instant::now();
     let dump = dump::open(std::slice::from_ref(&input.to_path_buf()), &args.dump.open_options())
-        .with_context(|| if is_dash(input) { "standard input".into() } else { input.display().to_string() })?;
+        .with_context(
+            || if is_dash(input) { "standard input".into() } else { input.display().to_string() },
+        )?;
     let parts = select(&dump, &args.select)?;
     let (aim, target) = target(args, &dump)?;
     let keep = Keep { sinks: args.keep_sinks, recent: args.keep_recent };
@@ -176,8 +188,7 @@ fn compress(args: &CompressArgs, policy: &Policy, input: &Path, output: &Path) -
             (None, _) => return Err(anyhow!("a target without a search")),
         };
         plan::check_heads(&dump, &codecs)?;
-        let pack =
-            Pack { dump: &dump, parts: &parts, plan: &codecs, keep, chunk_tokens, whole_source, jobs };
+        let pack = Pack { dump: &dump, parts: &parts, plan: &codecs, keep, chunk_tokens, whole_source, jobs };
         let metadata = metadata(&dump, &parts, &aim, keep, &args.select);
         let mut progress = Progress::new("compressing", input_len, args.talk.quiet);
         let packed = pack.write(out.file(), &metadata, &mut progress).with_context(failed)?;
@@ -303,7 +314,9 @@ impl Report {
         let raw: u64 = self.streams.iter().map(|s| s.stats.raw_tiles).sum();
         let lossy = self.streams.iter().any(|s| s.stats.sum_sq_error > 0.0);
         if raw > 0 && (args.talk.verbose || lossy) {
-            text += &format!("note: {raw} tiles are stored exactly: their codec cannot hold them, or saves nothing\n");
+            text += &format!(
+                "note: {raw} tiles are stored exactly: their codec cannot hold them, or saves nothing\n"
+            );
         }
         if args.talk.verbose {
             text += &self.table().to_string();

@@ -102,8 +102,7 @@ fn one(
     let made: Result<Vec<_>> = (0..shape.n_kv_heads).map(|head| shelf.make(spec, part, head)).collect();
     let Ok(ready) = made else { return Ok(None) };
     let codebooks = ready.iter().filter_map(|r| r.side.codebook.as_ref());
-    let side_bytes: u64 =
-        codebooks.map(|c| tersa_core::pq::Codebook::len_bytes(c.shape()) as u64 + 64).sum();
+    let side_bytes: u64 = codebooks.map(|c| tersa_core::pq::Codebook::len_bytes(c.shape()) as u64 + 64).sum();
     let exact = if spec.is_exact() { Vec::new() } else { sample.keep.rows(&part.stream) };
     let codec = PartCodec::new(part, &ready, exact)?;
     let mut stats = vec![HeadStats::default(); shape.n_kv_heads];

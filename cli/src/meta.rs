@@ -53,10 +53,7 @@ impl Selection {
     #[must_use]
     pub fn of(args: &SelectArgs) -> Self {
         let text = |set: &dyn std::fmt::Display| set.to_string();
-        Self {
-            tokens: args.tokens.as_ref().map(|t| text(t)),
-            heads: args.heads.as_ref().map(|h| text(h)),
-        }
+        Self { tokens: args.tokens.as_ref().map(|t| text(t)), heads: args.heads.as_ref().map(|h| text(h)) }
     }
 
     /// The same as options, if they are sound.

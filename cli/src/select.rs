@@ -87,7 +87,9 @@ fn narrow<'a>(
     out.positions = match &stream.positions {
         Some(positions) => Some(positions[tokens.clone()].into()),
         // Rows are positions, so the rows that are left must keep theirs.
-        None if tokens.start > 0 => Some(tokens.clone().map(|t| i32::try_from(t).unwrap_or(i32::MAX)).collect()),
+        None if tokens.start > 0 => {
+            Some(tokens.clone().map(|t| i32::try_from(t).unwrap_or(i32::MAX)).collect())
+        }
         None => None,
     };
     // Heads at equal distances and any token range are the same memory seen through other strides.

@@ -184,7 +184,8 @@ impl Search {
     /// [`Fault::target_missed`] if a stream has none.
     pub fn within_error(&mut self, max: f64) -> Result<()> {
         self.max_sq_error = max * max;
-        let missed = || Fault::target_missed(format!("no codec keeps the relative error of every stream below {max}"));
+        let missed =
+            || Fault::target_missed(format!("no codec keeps the relative error of every stream below {max}"));
         let pick = |c: &Vec<Choice>| cheapest_within(c, self.max_sq_error).ok_or_else(missed);
         self.picked = self.choices.iter().map(pick).collect::<Result<_>>()?;
         Ok(())
