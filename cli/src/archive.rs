@@ -238,6 +238,7 @@ where
             format: self.meta.format().unwrap_or(SourceFormat::Safetensors),
             files: files.collect(),
             streams: streams.collect(),
+            queries: Vec::new(),
             meta: self.meta.source.clone(),
             heads_known: self.meta.heads_known,
             rotation_known: self.meta.rotation_known,

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::dump::layout::Target;
 use crate::dump::{AxisOrder, Kind, NameMap, OpenOptions, Rotation, SourceFormat};
 
 const SHORT_HELP: &str = "\
@@ -280,8 +281,9 @@ pub struct DecompressArgs {
     /// Where to write: a file, a folder for a dump of several files, or - [default: the source's name beside IN]
     #[arg(short, long, value_name = "OUT")]
     pub output: Option<PathBuf>,
-    /// Write this format instead of the source's
-    #[arg(long, value_enum, value_name = "FORMAT")]
+    /// Write this format instead of the source's: safetensors, npy, npz, llama, llama-session[:10|:11] or
+    /// llama-sequence[:3|:4]
+    #[arg(long, value_name = "FORMAT", value_parser = to_format)]
     pub to: Option<ToArg>,
     /// Overwrite existing files
     #[arg(short, long)]
@@ -297,17 +299,23 @@ pub struct DecompressArgs {
     pub talk: TalkArgs,
 }
 
-/// Formats that `decompress` writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// What `decompress` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToArg {
-    /// One K and one V tensor for each layer
-    Safetensors,
-    /// One array of all layers, which must be alike
-    Npy,
-    /// A zip of arrays
-    Npz,
-    /// A llama.cpp state file, where the cell data is there
-    Llama,
+    /// This format.
+    Format(Target),
+    /// The kind of llama.cpp file that the source was, of this version or its own.
+    Llama(Option<u32>),
+}
+
+fn to_format(s: &str) -> Result<ToArg, String> {
+    match s.split_once(':') {
+        None if s == "llama" => Ok(ToArg::Llama(None)),
+        Some(("llama", v)) => {
+            Ok(ToArg::Llama(Some(v.parse().map_err(|_| format!("`{s}`: no version number"))?)))
+        }
+        _ => s.parse().map(ToArg::Format).map_err(|e: anyhow::Error| format!("{e:#}")),
+    }
 }
 
 /// `tersa inspect`.

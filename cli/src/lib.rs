@@ -5,10 +5,12 @@ pub mod args;
 pub mod bench;
 pub mod coding;
 pub mod compress;
+pub mod decompress;
 pub mod dump;
 pub mod eval;
 pub mod exit;
 pub mod files;
+pub mod inspect;
 pub mod measure;
 pub mod meta;
 pub mod output;
@@ -19,6 +21,7 @@ pub mod progress;
 pub mod report;
 pub mod select;
 pub mod unpack;
+pub mod verify;
 pub mod zstd_coder;
 
 use std::ffi::OsString;
@@ -67,9 +70,9 @@ fn choose_cpu_level() -> Result<()> {
 fn run(verb: &Verb) -> Result<()> {
     match verb {
         Verb::Compress(args) => compress::run(args),
-        Verb::Decompress(_) | Verb::Inspect(_) | Verb::Verify(_) => {
-            anyhow::bail!("not built yet")
-        }
+        Verb::Decompress(args) => decompress::run(args),
+        Verb::Inspect(args) => inspect::run(args),
+        Verb::Verify(args) => verify::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Eval(args) => eval::run(args),
         Verb::Completions { shell } => {

@@ -56,7 +56,11 @@ pub fn remove_temporaries_on_signals() -> Result<()> {
                 // The lock stays held: nothing may be created or renamed between here and the end.
                 let held = temporaries();
                 for path in held.iter() {
-                    let _ = std::fs::remove_file(path);
+                    let _ = if path.is_dir() {
+                        std::fs::remove_dir_all(path)
+                    } else {
+                        std::fs::remove_file(path)
+                    };
                 }
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
@@ -164,6 +168,94 @@ impl Output {
                 std::io::copy(&mut file, &mut out).context("standard output")?;
                 out.flush().context("standard output")
             }
+        }
+    }
+}
+
+/// As [`check`] for a folder of files.
+///
+/// # Errors
+/// If `path` is there and `force` is off, or is no folder.
+pub fn check_folder(path: &Path, force: bool) -> Result<()> {
+    match path.metadata() {
+        Err(_) => Ok(()),
+        Ok(there) if !there.is_dir() => bail!("{}: is a file; several files need a folder", path.display()),
+        Ok(_) if !force && std::fs::read_dir(path).is_ok_and(|mut d| d.next().is_some()) => {
+            bail!(
+                "{}: is there already and not empty; write into it with -f or name another one with -o",
+                path.display()
+            )
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+/// A folder of files being written.
+pub struct OutputFolder {
+    temporary: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl OutputFolder {
+    /// A temporary folder beside `path`.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn create(path: &Path) -> Result<Self> {
+        let beside = match path.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        let name = path.file_name().with_context(|| format!("{}: is not a folder's name", path.display()))?;
+        let mut prefix = std::ffi::OsString::from(".");
+        prefix.push(name);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(".tmp");
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777)); // less the umask
+        let mut held = temporaries();
+        let temporary =
+            builder.tempdir_in(beside).with_context(|| format!("{}: cannot create it", path.display()))?;
+        held.push(temporary.path().to_owned());
+        Ok(Self { temporary, path: path.into() })
+    }
+
+    /// A new file in the folder, readable and writable.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn file(&self, name: &Path) -> Result<File> {
+        let path = self.temporary.path().join(name);
+        let failed = || format!("{}: cannot create it", self.path.join(name).display());
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).with_context(failed)?;
+        }
+        File::options().read(true).write(true).create_new(true).open(path).with_context(failed)
+    }
+
+    /// Gives the files their names: the whole folder at once, or one by one into a folder that is there.
+    ///
+    /// # Errors
+    /// If a file cannot be renamed.
+    pub fn finish(self, names: &[PathBuf]) -> Result<()> {
+        let failed = || format!("{}: cannot write it", self.path.display());
+        let mut held = temporaries();
+        let own = self.temporary.path().to_owned();
+        held.retain(|t| *t != own);
+        if self.path.is_dir() {
+            for name in names {
+                let to = self.path.join(name);
+                if let Some(parent) = to.parent() {
+                    std::fs::create_dir_all(parent).with_context(failed)?;
+                }
+                std::fs::rename(own.join(name), to).with_context(failed)?;
+            }
+            sync_folder(&self.path.join("x"))
+        } else {
+            std::fs::rename(&own, &self.path).with_context(failed)?;
+            // The folder has another name now: there is nothing left to remove.
+            let _ = self.temporary.keep();
+            sync_folder(&self.path)
         }
     }
 }
