@@ -8,12 +8,14 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use tersa_core::codec::Preset;
+
 use crate::dump::layout::Target;
 use crate::dump::{AxisOrder, Kind, NameMap, OpenOptions, Rotation, SourceFormat};
 
 const SHORT_HELP: &str = "\
 Examples:
-  tersa compress kv.safetensors -o kv.tersa        # preset `safe`: 8 bits, first tokens exact
+  tersa compress kv.safetensors -o kv.tersa        # preset `safe`: a quarter of f16
   tersa compress kv.safetensors --ratio 6          # search the best codec of each layer for 6x
   tersa decompress kv.tersa -o back.safetensors    # every byte where the source had it
 
@@ -249,17 +251,28 @@ pub struct TargetArgs {
     pub max_rel_error: Option<f64>,
 }
 
-/// The presets.
+/// The presets, see [`Preset`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PresetArg {
-    /// 8 bits: errors below the noise of 8-bit inference
+    /// About a quarter of f16
     Safe,
-    /// About 4 bits
+    /// About a fifth of f16
     Balanced,
-    /// About 3 bits for keys, 2 for values
+    /// About a seventh of f16
     Small,
     /// Every bit comes back
     Lossless,
+}
+
+impl From<PresetArg> for Preset {
+    fn from(preset: PresetArg) -> Self {
+        match preset {
+            PresetArg::Safe => Self::Safe,
+            PresetArg::Balanced => Self::Balanced,
+            PresetArg::Small => Self::Small,
+            PresetArg::Lossless => Self::Lossless,
+        }
+    }
 }
 
 /// `tersa decompress`.

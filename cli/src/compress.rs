@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
+use tersa_core::codec::Preset;
 use tersa_core::codec::chunk::HeadStats;
 
-use crate::args::{CompressArgs, PresetArg, SelectArgs, kind_letter};
+use crate::args::{CompressArgs, SelectArgs, kind_letter};
 use crate::coding::Keep;
 use crate::dump::{self, Dump, Kind};
 use crate::exit::Fault;
@@ -116,15 +117,13 @@ fn target(args: &CompressArgs, dump: &Dump) -> Result<(String, Target)> {
         (format!("rel. error at most {max}"), Target::MaxRelError(max))
     } else {
         // A default must serve every dump: without heads only exact codecs can.
-        let preset = match t.preset {
-            Some(preset) => preset,
-            None if !dump.heads_known => PresetArg::Lossless,
-            None => PresetArg::Safe,
+        let preset: Preset = match t.preset {
+            Some(preset) => preset.into(),
+            None if !dump.heads_known => Preset::Lossless,
+            None => Preset::Safe,
         };
-        let name =
-            clap::ValueEnum::to_possible_value(&preset).map_or_else(String::new, |v| v.get_name().into());
-        let spec = plan::preset(preset);
-        (format!("preset {name} ({spec})"), Target::Codec(spec))
+        let spec = preset.spec();
+        (format!("preset {preset} ({spec})"), Target::Codec(spec))
     })
 }
 
@@ -191,7 +190,8 @@ fn compress(args: &CompressArgs, policy: &Policy, input: &Path, output: &Path) -
         let pack = Pack { dump: &dump, parts: &parts, plan: &codecs, keep, chunk_tokens, whole_source, jobs };
         let metadata = metadata(&dump, &parts, &aim, keep, &args.select);
         let mut progress = Progress::new("compressing", input_len, args.talk.quiet);
-        let packed = pack.write(out.file(), &metadata, &mut progress).with_context(failed)?;
+        let packed =
+            pack.write(out.file(), &metadata, &mut progress).map_err(|e| output::blame(e, failed))?;
         let verdict = search.as_mut().map_or(Ok(Verdict::Met), |s| s.judge(&packed))?;
         match verdict {
             Verdict::Met => break (codecs, packed),

@@ -120,19 +120,14 @@ impl Restore {
             }
         }
         write_streams(archive, &self.picks, &self.layout, files, jobs, progress)
-            .map_err(|e| blame(e, failed))?;
+            .map_err(|e| output::blame(e, failed))?;
         if self.as_source {
-            write_verbatim(archive, files, jobs, progress).map_err(|e| blame(e, failed))?;
+            write_verbatim(archive, files, jobs, progress).map_err(|e| output::blame(e, failed))?;
         }
         let owned =
             files.iter().map(|f| f.try_clone()).collect::<Result<Vec<_>, _>>().with_context(failed)?;
         self.layout.finish(&owned).with_context(failed)
     }
-}
-
-/// An I/O error without a file's name is one of writing: reading names the archive.
-fn blame(e: anyhow::Error, failed: impl FnOnce() -> String) -> anyhow::Error {
-    if e.is::<std::io::Error>() && e.chain().count() == 1 { e.context(failed()) } else { e }
 }
 
 /// Where the result goes.

@@ -190,6 +190,11 @@ pub fn check_folder(path: &Path, force: bool) -> Result<()> {
     }
 }
 
+/// Names the output in an error of writing it, which is one of I/O that names no file: reading names the input.
+pub fn blame(e: anyhow::Error, failed: impl FnOnce() -> String) -> anyhow::Error {
+    if e.is::<std::io::Error>() && e.chain().count() == 1 { e.context(failed()) } else { e }
+}
+
 /// A folder of files being written.
 pub struct OutputFolder {
     temporary: tempfile::TempDir,

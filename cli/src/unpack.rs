@@ -268,6 +268,7 @@ mod tests {
     use crate::files::read_exact_at;
 
     /// Element (token, head, dim) is a byte of its own.
+    #[allow(clippy::cast_possible_truncation, reason = "below 64")]
     const fn element(token: usize, head: usize, dim: usize) -> u8 {
         (token * 6 + head * 3 + dim) as u8
     }

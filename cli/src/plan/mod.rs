@@ -11,7 +11,6 @@ pub mod search;
 use anyhow::{Context as _, Result};
 use tersa_core::codec::{CodecSpec, KvSpec};
 
-use crate::args::PresetArg;
 use crate::dump::{Dump, Kind};
 use crate::exit::Fault;
 use crate::measure::{Sample, measure_pairs};
@@ -55,18 +54,6 @@ pub enum Target {
     Ratio(f64),
     /// At most such a relative error of every stream.
     MaxRelError(f64),
-}
-
-/// The codecs that a preset stands for.
-#[must_use]
-pub fn preset(preset: PresetArg) -> KvSpec {
-    let text = match preset {
-        PresetArg::Safe => "had+lm8",
-        PresetArg::Balanced => "had+lm4",
-        PresetArg::Small => "k=had+lm3,v=had+lm2",
-        PresetArg::Lossless => "lossless",
-    };
-    text.parse().expect("presets are sound specifications")
 }
 
 /// For each stream, the codec of each head.
