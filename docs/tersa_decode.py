@@ -23,25 +23,20 @@ def xxh64(b):
         h = sum(rotl(acc, r) for acc, r in zip(lanes, (1, 7, 12, 18)))
         for acc in lanes:
             h = (h ^ mix(0, acc)) * P1 + P4 & M64
-    h += len(b)
+    h = h + len(b) & M64
     for word, in struct.iter_unpack("<Q", b[body:words]):
-        h = rotl(h & M64 ^ mix(0, word), 27) * P1 + P4
-    half = words + len(b) % 8 // 4 * 4
-    for word, in struct.iter_unpack("<I", b[words:half]):
-        h = rotl(h & M64 ^ word * P1 & M64, 23) * P2 + P3
-    for byte in b[half:]:
-        h = rotl(h & M64 ^ byte * P5 & M64, 11) * P1
-    h = (h & M64 ^ (h & M64) >> 33) * P2 & M64
+        h = rotl(h ^ mix(0, word), 27) * P1 + P4 & M64
+    for half, in struct.iter_unpack("<I", b[words:words + (len(b) & 4)]):
+        h = rotl(h ^ half * P1 & M64, 23) * P2 + P3 & M64
+    for byte in b[words + (len(b) & 4):]:
+        h = rotl(h ^ byte * P5 & M64, 11) * P1 & M64
+    h = (h ^ h >> 33) * P2 & M64
     h = (h ^ h >> 29) * P3 & M64
     return h ^ h >> 32
 
 def need(ok, what):
-    if not ok:
-        sys.exit("tersa_decode: " + what)
-
-def unzstd(frame):
-    return subprocess.run(["zstd", "-dcq"], input=frame, stdout=subprocess.PIPE, check=True).stdout
-
+    ok or sys.exit("tersa_decode: " + what)
+unzstd = lambda frame: subprocess.run(["zstd", "-dcq"], input=frame, stdout=subprocess.PIPE, check=True).stdout
 # Element types: number -> (elements of a block, its bytes); small floats -> (fraction bits, bias, largest finite pattern)
 TYPES = {1: (1, 4), 2: (1, 2), 3: (1, 2), 4: (1, 1), 5: (1, 1), 16: (32, 34), 17: (32, 18), 18: (32, 20), 19: (32, 22),
          20: (32, 24), 21: (32, 18)}
@@ -58,10 +53,6 @@ def narrow(x, dtype):
     bits = round(math.ldexp(abs(x), fraction - exponent)) + (exponent + bias - 1 << fraction)
     return (min(bits, top) | (math.copysign(1, x) < 0) << 8 * size - 1).to_bytes(size, "little")
 
-def unpack(raw, bits, count):
-    stream = int.from_bytes(raw, "little")
-    return [stream >> i * bits & (1 << bits) - 1 for i in range(count)]
-
 def unrotate(x, signs):
     p = 1 << len(x).bit_length() - 1
     for start in [len(x) - p, 0] if p < len(x) else [0]:
@@ -73,21 +64,26 @@ def unrotate(x, signs):
     return [-v if signs[i // 8] >> i % 8 & 1 else v for i, v in enumerate(x)]
 
 def decode(name, code, n, d, dtype, side):
-    """The bytes of the n rows of d elements that `code` stands for."""
     (block, size), values = TYPES[dtype], []
     stages, tile = name.split("+"), io.BytesIO(code)
     take, quantizer = tile.read, [s for s in stages if s not in ("mean", "had", "unbiased", "ls")][0]
     f16 = lambda count: struct.unpack(f"<{count}e", take(2 * count))
     f32s = lambda count: struct.unpack(f"<{count}f", take(4 * count))
-    codes = lambda bits, count: unpack(take((count * bits + 7) // 8), bits, count)
-    if n == 0 or quantizer == "raw":
+    def codes(bits, count):
+        stream = int.from_bytes(take((count * bits + 7) // 8), "little")
+        return [stream >> i * bits & (1 << bits) - 1 for i in range(count)]
+    if n == 0 or quantizer == "raw" or (name, dtype) in (("q8_0", 16), ("q4_0", 17)):
         values = take(n * d // block * size)
-LOSSLESS
+    elif quantizer == "lossless":
+        n_planes, planes = size if block == 1 else 1, []
+        for mode, length in (struct.unpack("<BI", take(5)) for _ in range(n_planes)):
+            plane = unzstd(take(length)) if mode else take(length)
+            planes.append(b"".join(plane[i::n] for i in range(n)) if mode == 2 else plane)
+        values = b"".join(map(bytes, zip(*planes)))
     elif quantizer in ("q8_0", "q4_0"):
         for _ in range(n * d // 32):
-            scale, = f16(1)
-            quants = struct.unpack("32b", take(32)) if quantizer == "q8_0" else \
-                [(b >> shift & 15) - 8 for raw in [take(16)] for shift in (0, 4) for b in raw]
+            scale, raw = f16(1)[0], take(32 if quantizer == "q8_0" else 16)
+            quants = struct.unpack("32b", raw) if len(raw) > 16 else [(b >> up & 15) - 8 for up in (0, 4) for b in raw]
             values += [f32(scale * q) for q in quants]
         if "had" in stages:
             values = [v for i in range(0, n * d, d) for v in unrotate(values[i:i + d], side["signs"])]
@@ -119,30 +115,26 @@ class File:
     def __init__(self, path):
         self.b = b = memoryview(open(path, "rb").read())
         need(len(b) > 127 and b[:8] == b"\x89TERSA\r\n" and b[-64:-56] == b"\x89TRSEND\n", "not a whole .tersa file")
-        need(b[8:10] == b"\0\0" and all(xxh64(f[:56]) == struct.unpack("<Q", f[56:])[0] for f in (b[:64], b[-64:])), "unknown version, or damaged")
-        length, *place = struct.unpack_from("<4Q", b, len(b) - 56)
-        need(length == len(b) and not any(b[12:56]) and not any(b[-24:-8]), "another length, or reserved bits")
-        self.pieces, self.sections, self.streams, self.codecs = {(0, 64), (length - 64, 64)}, {}, [], []
+        need(all(xxh64(f[:56]) == int.from_bytes(f[56:], "little") for f in (b[:64], b[-64:])), "a damaged frame")
+        end, *place = struct.unpack_from("<4Q", b, len(b) - 56)
+        need(b[8:10] == b"\0\0" and end == len(b) and not any(b[12:56]) and not any(b[-24:-8]), "version, length or reserved")
+        self.pieces, self.sections, self.streams, self.codecs = {(0, 64), (end - 64, 64)}, {}, [], []
         for kind, critical, *place in struct.iter_unpack("<2I3Q", self.piece("directory", *place)[8:]):
             need(kind not in self.sections and (kind < 9 or not critical), f"section {kind}: twice, or unknown")
             self.sections[kind] = self.piece(f"section {kind}", *place)
-        names, heads, chunks = (self.sections[kind] for kind in (1, 3, 4))
-        while names:
-            self.codecs.append(str(names[1:1 + names[0]], "utf-8"))
-            names = names[1 + names[0]:]
-        for r in struct.iter_unpack("<2I2B2xIQ3I4x2Q3Q16x", self.sections[2]):
-            s = dict(zip("part layer kind dtype step n heads d hadamard hash_heads hash_chunks".split(), r), exact=r[11:])
-            n_heads, n_chunks = 32 * s["heads"], 24 * -(-s["n"] // s["step"])
-            s["head_table"], s["chunk_table"] = heads[:n_heads], chunks[:n_chunks]
-            heads, chunks = heads[n_heads:], chunks[n_chunks:]
+        names, heads, chunks = (io.BytesIO(self.sections[kind]) for kind in (1, 3, 4))
+        while length := names.read(1):
+            self.codecs.append(str(names.read(*length), "utf-8"))
+        for record in struct.iter_unpack("<2I2B2xIQ3I4x2Q3Q16x", self.sections[2]):
+            s = dict(zip("part layer kind dtype step n heads d hadamard".split(), record), exact=record[11:])
+            s["head_table"], s["chunk_table"] = heads.read(32 * s["heads"]), chunks.read(24 * -(-s["n"] // s["step"]))
+            need((xxh64(s["head_table"]), xxh64(s["chunk_table"])) == record[9:11], "a stream's tables are damaged")
             self.streams.append(s)
-
     def piece(self, what, offset, length, xxh):
         piece = self.b[offset:offset + length]
         need(offset % 64 == 0 and len(piece) == length and xxh64(piece) == xxh, what + " is damaged")
         self.pieces.add((offset, length))
         return piece
-
     def side(self, place):
         raw = self.piece("side data", *place) if any(place) else bytes(32)
         n_grid, n_signs, m, nbits, n_numbers = struct.unpack_from("<4IQ", raw)
@@ -150,30 +142,24 @@ class File:
         numbers = iter(struct.unpack_from(f"<{n_numbers}f", raw, 32 + 4 * (n_grid + m)))
         book = [[[next(numbers) for _ in range(d)] for _ in range(1 << nbits)] for d in dsub]
         return {"grid": grid, "book": book, "signs": raw[len(raw) - n_signs:]}
-
-    def rows(self, s):
-        """Yields ((token, head), bytes of the row)."""
+    def rows(self, s):  # yields ((token, head), bytes of the row)
         heads = [(self.codecs[codec], self.side(place)) for codec, *place in struct.iter_unpack("<I4x3Q", s["head_table"])]
         exact = {t for t, in struct.iter_unpack("<I", self.piece("an exact set", *s["exact"]) if s["exact"][1] else b"")}
-        (block, size), low31 = TYPES[s["dtype"]], (1 << 31) - 1
-        row = s["d"] // block * size
+        row = s["d"] // TYPES[s["dtype"]][0] * TYPES[s["dtype"]][1]
         for c, place in enumerate(struct.iter_unpack("<QI4xQ", s["chunk_table"])):
-            chunk = self.piece("a chunk", *place)
-            lengths, at = struct.unpack_from(f"<{len(heads)}I", chunk), 4 * len(heads)
+            chunk = io.BytesIO(self.piece("a chunk", *place))
             order = sorted(range(c * s["step"], min((c + 1) * s["step"], s["n"])), key=lambda t: t not in exact)
             kept = sum(t in exact for t in order)
+            lengths = struct.unpack(f"<{len(heads)}I", chunk.read(4 * len(heads)))
             for h, ((name, side), length) in enumerate(zip(heads, lengths)):
-                tile, at = chunk[at:at + (length & low31)], at + (length & low31)
-                name = "raw" if length >> 31 else name
-                data = bytes(tile[:kept * row]) + decode(name, tile[kept * row:], len(order) - kept, s["d"], s["dtype"], side)
+                data, tile = chunk.read(kept * row), chunk.read((length & 0x7FFFFFFF) - kept * row)
+                data += decode("raw" if length >> 31 else name, tile, len(order) - kept, s["d"], s["dtype"], side)
                 yield from (((t, h), data[i * row:(i + 1) * row]) for i, t in enumerate(order))
-            need(at == len(chunk), "a chunk is longer than its tiles")
-
+            need(not chunk.read(1), "a chunk is longer than its tiles")
     def verbatim(self):
         for offset, stored, n, zstd, xxh in struct.iter_unpack("<Q3I4xQ", self.sections.get(8, b"")):
             block = self.piece("a verbatim block", offset, stored, xxh)
             yield unzstd(block) if zstd else bytes(block)
-
     def restore(self, folder):
         need(7 in self.sections, "the file does not say what its source was")
         raw, at, files, plain = self.sections[7], 8, [], b"".join(self.verbatim())
@@ -197,22 +183,18 @@ class File:
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
             open(path, "wb").write(file)
 
-def main(path, action="--list", *rest):
-    file, end = File(path), 0
-    if action == "--restore":
-        return file.restore(*rest)
-    if action == "--stream":
-        rows = sorted(file.rows(file.streams[int(rest[0])]))
-        return open(rest[1], "wb").write(b"".join(row for _, row in rows))
-    for i, s in enumerate(file.streams):
-        names = sorted({file.codecs[codec] for codec, in struct.iter_unpack("<I28x", s["head_table"])})
-        print(i, f"part {s['part']} layer {s['layer']} {'KV'[s['kind']]}: {s['n']} x {s['heads']} x {s['d']}", *names)
-        any(False for _ in file.rows(s))
-    any(False for _ in file.verbatim())
-    for offset, length in sorted(file.pieces):
-        need(end <= offset < end + 64 and not any(file.b[end:offset]), "a hole, or padding that is not zero")
-        end = offset + length
-
-if __name__ == "__main__":
-    need(len(sys.argv) > 1, __doc__)
-    main(*sys.argv[1:])
+need(len(sys.argv) in (2, 4, 5), __doc__)
+file, end, action = File(sys.argv[1]), 0, sys.argv[2:]
+if action[:1] == ["--restore"]:
+    file.restore(action[1])
+elif action[:1] == ["--stream"]:
+    rows = sorted(file.rows(file.streams[int(action[1])]))
+    open(action[2], "wb").write(b"".join(row for _, row in rows))
+for i, s in enumerate(file.streams if not action else []):
+    names = sorted({file.codecs[codec] for codec, in struct.iter_unpack("<I28x", s["head_table"])})
+    print(i, f"part {s['part']} layer {s['layer']} {'KV'[s['kind']]}: {s['n']} x {s['heads']} x {s['d']}", *names)
+    any(False for _ in file.rows(s))
+any(False for _ in file.verbatim())
+for offset, length in sorted(file.pieces) if not action else []:
+    need(end <= offset < end + 64 and not any(file.b[end:offset]), "a hole, or padding that is not zero")
+    end = offset + length
