@@ -13,7 +13,7 @@ use super::layout::{Location, MAX_FILE_LEN, MAX_FILE_NAME, MAX_FILES, MAX_STREAM
 use super::stream::{StreamInfo, check_data};
 use crate::view::KvStrides;
 
-/// Most raw bytes in a verbatim block. All blocks but the last have exactly this many.
+/// Most raw bytes in a verbatim block.
 pub const VERBATIM_BLOCK: usize = 1 << 20;
 pub(super) const VERBATIM_RECORD: usize = 32;
 

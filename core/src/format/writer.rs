@@ -97,8 +97,8 @@ impl<S: Sink> Writer<S> {
         Ok(())
     }
 
-    /// Writes the next block of the source's bytes outside its tensors: `raw_len` bytes of it, stored as `stored`.
-    /// Blocks but the last have [`VERBATIM_BLOCK`](super::VERBATIM_BLOCK) raw bytes.
+    /// Writes the next block of the source's bytes outside its tensors: `raw_len` bytes of it, stored as `stored`;
+    /// at most [`VERBATIM_BLOCK`](super::VERBATIM_BLOCK) of them.
     ///
     /// # Errors
     /// If the sink fails or a length is not allowed.

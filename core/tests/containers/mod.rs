@@ -7,7 +7,8 @@ use std::sync::Arc;
 use tersa_core::codec::chunk::{HeadStats, StreamCodec};
 use tersa_core::codec::{self, ByteCoder, CodecSpec, Side, Workspace};
 use tersa_core::format::{
-    Extent, Head, Kind, Placement, Reader, Source, SourceFile, StreamEntry, StreamInfo, VerbatimMethod, Writer,
+    Extent, Head, Kind, Placement, Reader, Source, SourceFile, StreamEntry, StreamInfo, VerbatimMethod,
+    Writer,
 };
 use tersa_core::num::DType;
 use tersa_core::num::convert;
@@ -15,7 +16,7 @@ use tersa_core::num::rng::Xoshiro256pp;
 use tersa_core::view::{KvShape, KvStrides, KvView};
 
 /// Zstandard at its default level.
-pub struct Zstd;
+pub(crate) struct Zstd;
 
 impl ByteCoder for Zstd {
     fn bound(&self, len: usize) -> usize {
@@ -31,10 +32,10 @@ impl ByteCoder for Zstd {
 
 /// What a container holds.
 #[derive(Clone, Copy, Debug)]
-pub struct Recipe {
-    pub spec: &'static str,
-    pub dtype: DType,
-    pub head_dim: usize,
+pub(crate) struct Recipe {
+    pub(crate) spec: &'static str,
+    pub(crate) dtype: DType,
+    pub(crate) head_dim: usize,
 }
 
 const fn recipe(spec: &'static str, dtype: DType, head_dim: usize) -> Recipe {
@@ -42,10 +43,19 @@ const fn recipe(spec: &'static str, dtype: DType, head_dim: usize) -> Recipe {
 }
 
 /// Every codec, every plain type, and head dimensions that are no power of two or no multiple of a group.
-pub const RECIPES: &[Recipe] = &[
+pub(crate) const RECIPES: &[Recipe] = &[
+    recipe("had+lm2", DType::F8E5m2, 64),
+    recipe("had+lm3", DType::F16, 80),
+    recipe("had+lm4", DType::F16, 64),
+    recipe("mean+had+lm4", DType::Bf16, 64),
+    recipe("mean+had+lm5+ls", DType::F32, 48),
+    recipe("had+lm6+unbiased", DType::F16, 64),
+    recipe("had+lm8", DType::F8E4m3, 64),
     recipe("pq:4x4", DType::F16, 10),
+    recipe("pq:7x6", DType::F32, 32),
+    recipe("pq:3x8", DType::Bf16, 32),
 ];
-pub const RECIPES_ALL: &[Recipe] = &[
+pub(crate) const RECIPES_ALL: &[Recipe] = &[
     recipe("raw", DType::F16, 24),
     recipe("raw", DType::Q8_0, 32),
     recipe("lossless", DType::F16, 64),
@@ -54,6 +64,7 @@ pub const RECIPES_ALL: &[Recipe] = &[
     recipe("lossless", DType::F8E4m3, 32),
     recipe("lossless", DType::Q4_0, 64),
     recipe("q8_0", DType::F16, 64),
+    recipe("q8_0", DType::Q8_0, 32),
     recipe("q4_0", DType::Bf16, 64),
     recipe("had+q8_0", DType::F32, 96),
     recipe("had+q4_0", DType::F16, 64),
@@ -81,7 +92,7 @@ const EXACT: [u32; 5] = [0, 1, 2, 41, 74];
 const GAPS: [usize; 3] = [37, 5, 300];
 
 impl Recipe {
-    pub fn shape(&self) -> KvShape {
+    pub(crate) fn shape(&self) -> KvShape {
         KvShape { dtype: self.dtype, n_tokens: N_TOKENS, n_kv_heads: HEADS, head_dim: self.head_dim }
     }
 
@@ -106,7 +117,7 @@ impl Recipe {
     }
 
     /// The source file: noise with a few outlier channels, one NaN and one infinity where the type has them.
-    pub fn source_bytes(&self) -> Vec<u8> {
+    pub(crate) fn source_bytes(&self) -> Vec<u8> {
         let mut rng = Xoshiro256pp::new(self.head_dim as u64);
         let mut file: Vec<u8> = Vec::new();
         for (kind, gap) in [(Kind::K, GAPS[0]), (Kind::V, GAPS[1])] {
@@ -114,7 +125,10 @@ impl Recipe {
             let mut values: Vec<f32> = (0..self.shape().n_values())
                 .map(|i| {
                     let wide = if i % self.head_dim == 3 { 8.0 } else { 1.0 };
-                    (0..4).map(|_| f32::from(u16::try_from(rng.below(4096)).unwrap()) / 2048.0 - 1.0).sum::<f32>() * wide
+                    (0..4)
+                        .map(|_| f32::from(u16::try_from(rng.below(4096)).unwrap()) / 2048.0 - 1.0)
+                        .sum::<f32>()
+                        * wide
                 })
                 .collect();
             if kind == Kind::V && self.dtype.is_plain() {
@@ -143,12 +157,12 @@ impl Recipe {
         tensor[at..at + size].fill(0xff);
     }
 
-    pub fn view<'a>(&self, file: &'a [u8], kind: Kind) -> KvView<'a> {
+    pub(crate) fn view<'a>(&self, file: &'a [u8], kind: Kind) -> KvView<'a> {
         KvView::new(&file[self.tensor_offset(kind)..], self.shape(), self.strides(kind)).unwrap()
     }
 
     /// The container.
-    pub fn build(&self) -> Vec<u8> {
+    pub(crate) fn build(&self) -> Vec<u8> {
         let file = self.source_bytes();
         let spec: CodecSpec = self.spec.parse().unwrap();
         let mut writer = Writer::new(Vec::new()).unwrap();
@@ -210,14 +224,13 @@ impl Recipe {
         writer.finish(&streams, &metadata, Some(&source)).unwrap()
     }
 
-    /// The source file with its tensors as decoded.
-    pub fn restored(&self, container: &[u8]) -> Vec<u8> {
+    /// The source file with its tensors replaced by decoded streams.
+    pub(crate) fn restored(&self, streams: &[Vec<u8>]) -> Vec<u8> {
         let mut file = self.source_bytes();
         let row = self.shape().row_bytes();
         for (s, kind) in [Kind::K, Kind::V].into_iter().enumerate() {
             let (at, strides) = (self.tensor_offset(kind), self.strides(kind));
-            let decoded = decode_stream(container, s);
-            for (i, bytes) in decoded.chunks_exact(row).enumerate() {
+            for (i, bytes) in streams[s].chunks_exact(row).enumerate() {
                 let (token, head) = (i / HEADS, i % HEADS);
                 let elements = token * strides.token + head * strides.head;
                 let start = at + self.dtype.bytes_for(elements).unwrap();
@@ -235,7 +248,7 @@ fn with_workspace<T>(coder: &StreamCodec, n_tokens: usize, run: impl FnOnce(&mut
 }
 
 /// Decodes a stream of a container to `[token][head][dim]` in its own type.
-pub fn decode_stream(container: &[u8], stream: usize) -> Vec<u8> {
+pub(crate) fn decode_stream(container: &[u8], stream: usize) -> Vec<u8> {
     let reader = Reader::open(container).unwrap();
     let shape = reader.streams()[stream].shape;
     let row = shape.row_bytes();
