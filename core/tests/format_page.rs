@@ -1,5 +1,11 @@
 //! The example at the end of `docs/format.md` is what the writer writes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and prints what it skips"
+)]
+
 use std::fmt::Write as _;
 
 use tersa_core::format::{Head, HeadStats, Kind, Reader, StreamEntry, StreamInfo, Writer};

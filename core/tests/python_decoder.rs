@@ -3,6 +3,12 @@
 //! Without `python3`, or without the command `zstd` for the containers that need it, the test says so and passes;
 //! `TERSA_TEST_REQUIRE=python3` makes that a failure.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and prints what it skips"
+)]
+
 mod containers;
 
 use std::path::Path;

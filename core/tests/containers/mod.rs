@@ -44,6 +44,18 @@ const fn recipe(spec: &'static str, dtype: DType, head_dim: usize) -> Recipe {
 
 /// Every codec, every plain type, and head dimensions that are no power of two or no multiple of a group.
 pub(crate) const RECIPES: &[Recipe] = &[
+    recipe("raw", DType::F16, 24),
+    recipe("raw", DType::Q8_0, 32),
+    recipe("lossless", DType::F16, 64),
+    recipe("lossless", DType::Bf16, 40),
+    recipe("lossless", DType::F32, 33),
+    recipe("lossless", DType::F8E4m3, 32),
+    recipe("lossless", DType::Q4_0, 64),
+    recipe("q8_0", DType::F16, 64),
+    recipe("q8_0", DType::Q8_0, 32),
+    recipe("q4_0", DType::Bf16, 64),
+    recipe("had+q8_0", DType::F32, 96),
+    recipe("had+q4_0", DType::F16, 64),
     recipe("had+lm2", DType::F8E5m2, 64),
     recipe("had+lm3", DType::F16, 80),
     recipe("had+lm4", DType::F16, 64),
@@ -88,10 +100,10 @@ pub(crate) const RECIPES_ALL: &[Recipe] = &[
     recipe("pq:3x8", DType::Bf16, 32),
 ];
 
-const N_TOKENS: usize = 75;
-const CHUNK: u32 = 40;
+const N_TOKENS: usize = 53;
+const CHUNK: u32 = 36;
 const HEADS: usize = 2;
-const EXACT: [u32; 5] = [0, 1, 2, 41, 74];
+const EXACT: [u32; 5] = [0, 1, 2, 37, 52];
 /// Bytes before, between and after the two tensors of the source file.
 const GAPS: [usize; 3] = [37, 5, 300];
 
@@ -137,7 +149,7 @@ impl Recipe {
                 .collect();
             if kind == Kind::V && self.dtype.is_plain() {
                 // In the second chunk of the second head.
-                values[(N_TOKENS + 60) * self.head_dim + 1] = f32::NAN;
+                values[(N_TOKENS + 45) * self.head_dim + 1] = f32::NAN;
             }
             let at = file.len();
             file.resize(at + self.tensor_bytes(), 0);
@@ -157,7 +169,7 @@ impl Recipe {
     /// Puts a NaN with a payload where conversion may have saturated it.
     fn poison(&self, tensor: &mut [u8]) {
         let size = self.dtype.block_bytes();
-        let at = ((N_TOKENS + 60) * self.head_dim + 1) * size;
+        let at = ((N_TOKENS + 45) * self.head_dim + 1) * size;
         tensor[at..at + size].fill(0xff);
     }
 
