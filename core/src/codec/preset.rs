@@ -1,4 +1,26 @@
 //! Named choices of codecs.
+//!
+//! Chosen by measurement on SmolLM2-135M (layers 1, 6, 16 and 26, 1024 tokens, f16, head_dim 64, the first 4 tokens
+//! exact): errors are Frobenius norms relative to the source's, and those of the attention output for the last 64
+//! queries. With a least-squares scale for each row and bits for K and V of
+//!
+//! | K | V | ratio | K error | V error | output error | |
+//! |---|---|---|---|---|---|---|
+//! | mean, 5 | 4 | 3.35 | 0.028 | 0.094 | 0.084 | |
+//! | mean, 4 | 4 | 3.74 | 0.055 | 0.094 | 0.117 | `safe` |
+//! | 4 | 4 | 3.76 | 0.092 | 0.094 | 0.177 | |
+//! | mean, 5 | 3 | 3.74 | 0.028 | 0.179 | 0.137 | |
+//! | mean, 4 | 3 | 4.23 | 0.055 | 0.179 | 0.158 | |
+//! | mean, 3 | 3 | 4.88 | 0.106 | 0.179 | 0.230 | `balanced` |
+//! | mean, 4 | 2 | 4.88 | 0.055 | 0.335 | 0.266 | |
+//! | mean, 3 | 2 | 5.76 | 0.106 | 0.335 | 0.310 | |
+//! | mean, 2 | 3 | 5.76 | 0.197 | 0.179 | 0.385 | |
+//! | mean, 2 | 2 | 7.02 | 0.197 | 0.335 | 0.435 | `small` |
+//! | 2 | 2 | 7.11 | 0.323 | 0.335 | 0.557 | |
+//!
+//! Subtracting the mean of keys, whose channels have large ones, costs 1.5 % of the size and saves a fifth to a third of
+//! the output error; values have small means and keep theirs. Equal bits beat unequal ones at equal size.
+//! Product quantization has less error at 2 bits, but its codebook is as large as a few thousand tokens' codes.
 
 use core::fmt;
 
@@ -8,13 +30,13 @@ use super::spec::{CodecSpec, KvSpec, ScaleRule};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Preset {
-    /// About a quarter of f16.
+    /// 3.7 times smaller than f16: `k=mean+had+lm4+ls,v=had+lm4+ls`.
     Safe,
-    /// About a fifth of f16.
+    /// 4.9 times smaller than f16: `k=mean+had+lm3+ls,v=had+lm3+ls`.
     Balanced,
-    /// About a seventh of f16.
+    /// 7.0 times smaller than f16: `k=mean+had+lm2+ls,v=had+lm2+ls`.
     Small,
-    /// Every bit pattern comes back.
+    /// Every bit pattern comes back: `lossless`, 1.17 times smaller on these.
     Lossless,
 }
 
@@ -57,5 +79,23 @@ impl Preset {
 impl fmt::Display for Preset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn presets_stand_for_specs_that_parse() {
+        for preset in Preset::ALL {
+            assert_eq!(Preset::from_name(preset.name()), Some(preset));
+            assert_eq!(preset.spec().to_string().parse(), Ok(preset.spec()));
+        }
+        assert_eq!(Preset::from_name("tiny"), None);
+        assert!(Preset::Lossless.spec().is_exact());
+        assert_eq!(Preset::Safe.spec().to_string(), "k=mean+had+lm4+ls,v=had+lm4+ls");
     }
 }
