@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, anyhow};
 use tersa_core::codec::chunk::StreamCodec;
 use tersa_core::codec::{self, CodecSpec, TileCodec};
-use tersa_core::format::{self, ChunkIndex, FormatError, ReadAt, ReadError, Reader};
+use tersa_core::format::{self, ChunkIndex, FormatError, ReadAt, ReadError, Reader, Region};
 
 use crate::args::{SelectArgs, kind_letter};
 use crate::coding::Scratch;
@@ -351,9 +351,11 @@ fn explain<E: std::error::Error + Send + Sync + 'static>(name: &str, e: ReadErro
             | FormatError::UnknownCriticalSection { .. }
             | FormatError::OutOfMemory { .. }),
         ) => anyhow!("{name}: {e}"),
-        ReadError::Format(e @ FormatError::NoMagic { region: format::Region::Header }) => {
-            anyhow!("{name}: {e}")
-        }
+        // Something else, not something broken: files of ours have a header at least.
+        ReadError::Format(
+            FormatError::NoMagic { region: Region::Header }
+            | FormatError::Short { region: Region::Header, .. },
+        ) => anyhow!("{name}: not a .tersa file"),
         ReadError::Format(e) => Fault::damage(format!("{name}: damaged: {e}")),
     }
 }

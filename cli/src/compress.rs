@@ -325,8 +325,16 @@ impl Report {
         }
         let name = |p: &Path, dash: &str| if is_dash(p) { dash.to_owned() } else { p.display().to_string() };
         let (from, to) = (self.source_len, self.packed.file_len);
+        // Where much of the source is not keys and values, one ratio alone would mislead.
+        let verbatim = self.packed.verbatim_len;
+        let apart = if verbatim * 100 > from {
+            let kv = Ratio { from: self.kv_len, to: self.packed.kv_bytes() };
+            format!("; K and V {kv}, {} of other data kept", Bytes(verbatim))
+        } else {
+            String::new()
+        };
         text += &format!(
-            "{} → {}  {} → {} ({})  rel. error K {} V {}  {}",
+            "{} → {}  {} → {} ({}{apart})  rel. error K {} V {}  {}",
             name(&self.input, "stdin"),
             name(&self.output, "stdout"),
             Bytes(from),
@@ -336,16 +344,6 @@ impl Report {
             RelError(self.error(Kind::V).rel_error()),
             self.rate(),
         );
-        let verbatim = self.packed.verbatim_len;
-        if verbatim * 100 > from {
-            let kv = Ratio { from: self.kv_len, to: self.packed.kv_bytes() };
-            text += &format!(
-                "\nkeys and values {} → {} ({kv}), {} of other data kept as it is",
-                Bytes(self.kv_len),
-                Bytes(self.packed.kv_bytes()),
-                Bytes(verbatim)
-            );
-        }
         if self.defaulted {
             text += &format!("  [{}]", self.aim);
         }

@@ -93,11 +93,20 @@ fn matching<'d>(archive: &Archive<FileBytes>, dump: &'d Dump, args: &VerifyArgs)
         .collect()
 }
 
-/// Unpacks every verbatim block, and compares the bytes with the original's if there is one.
+/// Unpacks every verbatim block, and compares the bytes with the original's if there is one of the same layout.
 fn verbatim(archive: &Archive<FileBytes>, original: Option<&Dump>, jobs: usize) -> Result<()> {
     let blocks = archive.reader.verbatim().map_err(|e| archive.explain(e))?;
     let source = archive.reader.source().map_err(|e| archive.explain(e))?;
     let gaps = source.as_ref().map(crate::archive::Gaps::new);
+    // Other bytes can only be compared where the original is laid out as the source was.
+    let lengths = |dump: &&Dump| {
+        let same =
+            |(f, s): (&dump::SourceFile, &tersa_core::format::SourceFile)| f.bytes.len() as u64 == s.length;
+        source
+            .as_ref()
+            .is_some_and(|s| dump.files.len() == s.files.len() && dump.files.iter().zip(&s.files).all(same))
+    };
+    let original = original.filter(lengths);
     let check = |scratch: &mut Scratch, block: usize, _: &mut ()| {
         let raw = archive.verbatim_block(&blocks, block, scratch)?;
         let (Some(dump), Some(gaps)) = (original, &gaps) else { return Ok(()) };

@@ -115,8 +115,11 @@ fn odd_values_and_sizes_are_restored_or_kept_exact() {
                     fs::read(dir.join("back.safetensors")).unwrap(),
                 );
                 assert_eq!(a.len(), b.len());
-                if codec == "raw" || codec == "lossless" || name == "zero" {
+                if codec == "raw" || codec == "lossless" {
                     assert!(a == b, "{name} x {tokens} under {codec}");
+                } else if name == "zero" {
+                    // By value: a rotated zero may come back as minus zero.
+                    run(dir, "verify a.tersa --against kv.safetensors --max-rel 0", 0);
                 }
             }
         }

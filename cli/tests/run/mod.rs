@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// The command in `dir`.
-pub fn tersa(dir: &Path) -> Command {
+pub(crate) fn tersa(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tersa"));
     command.current_dir(dir).env_remove("TERSA_CPU");
     command
 }
 
 /// Runs it with `args` (split at spaces) and expects `code`.
-pub fn run(dir: &Path, args: &str, code: i32) -> Output {
+pub(crate) fn run(dir: &Path, args: &str, code: i32) -> Output {
     let output = tersa(dir).args(args.split(' ')).output().unwrap();
     let talk = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "tersa {args}\n{talk}");
@@ -23,24 +23,24 @@ pub fn run(dir: &Path, args: &str, code: i32) -> Output {
 }
 
 /// The repository's test data.
-pub fn data() -> PathBuf {
+pub(crate) fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data")
 }
 
 /// The real dump: four layers, 1024 tokens, f16.
-pub fn sample() -> PathBuf {
+pub(crate) fn sample() -> PathBuf {
     data().join("smollm2-135m-1k-sample.safetensors")
 }
 
 /// A folder with the real dump as `kv.safetensors`.
-pub fn with_sample() -> tempfile::TempDir {
+pub(crate) fn with_sample() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::copy(sample(), dir.path().join("kv.safetensors")).unwrap();
     dir
 }
 
 /// The real llama.cpp state files.
-pub fn states() -> Vec<PathBuf> {
+pub(crate) fn states() -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(data().join("llama")).unwrap().map(|e| e.unwrap().path()).collect();
     files.retain(|f| f.extension().is_some_and(|e| e.to_string_lossy().starts_with("ggs")));
@@ -50,7 +50,7 @@ pub fn states() -> Vec<PathBuf> {
 }
 
 /// A safetensors dump of one layer of f32 `[heads][tokens][dim]` values.
-pub fn write_dump(
+pub(crate) fn write_dump(
     path: &Path,
     heads: usize,
     tokens: usize,
