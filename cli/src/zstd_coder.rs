@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn wrong_sizes_and_damage_are_refused() {
         let mut coder = ZstdCoder::new();
-        let src: Vec<u8> = (0..4096_u32).map(|i| (i * i >> 5).to_le_bytes()[0] & 31).collect();
+        let src: Vec<u8> = (0..4096_u32).map(|i| ((i * i) >> 5).to_le_bytes()[0] & 31).collect();
         assert_eq!(coder.compress(&src, &mut [0; 16]), None);
         let mut code = vec![0; coder.bound(src.len())];
         let n = coder.compress(&src, &mut code).unwrap();
