@@ -146,24 +146,26 @@ where
         let mut made: Vec<(format::Head, Arc<dyn TileCodec>)> = Vec::new();
         let mut codecs = Vec::with_capacity(heads.len());
         for (i, head) in heads.iter().enumerate() {
+            if !pick.heads.contains(&i) {
+                // Stands in for a head that nobody reads, so that its side data need not be. Never shared: a head
+                // with an equal record may be read.
+                let raw = codec::prepare(CodecSpec::RAW, head_dim, dtype, &codec::Side::default())
+                    .map_err(|e| anyhow!("{}: {e}", at()))?;
+                codecs.push(raw.into());
+                continue;
+            }
             if let Some((_, codec)) = made.iter().find(|(h, _)| h == head) {
                 codecs.push(codec.clone());
                 continue;
             }
-            let codec = if pick.heads.contains(&i) {
-                let name = &self.reader.codecs()[head.codec as usize];
-                let spec: CodecSpec = name.parse().map_err(|e| anyhow!("{}: codec `{name}`: {e}", at()))?;
-                let side = self.reader.side(head).map_err(|e| self.explain(e))?;
-                let side = codec::Side::from_stored(side, spec, head_dim)
-                    .map_err(|e| Fault::damage(format!("{}: codec `{name}`: {e}", at())))?;
-                codec::prepare(spec, head_dim, dtype, &side)
-                    .map_err(|e| Fault::damage(format!("{}: codec `{name}`: {e}", at())))?
-            } else {
-                // Stands in for a head that nobody reads, so that its side data need not be.
-                codec::prepare(CodecSpec::RAW, head_dim, dtype, &codec::Side::default())
-                    .map_err(|e| anyhow!("{}: {e}", at()))?
-            };
-            let codec: Arc<dyn TileCodec> = codec.into();
+            let name = &self.reader.codecs()[head.codec as usize];
+            let spec: CodecSpec = name.parse().map_err(|e| anyhow!("{}: codec `{name}`: {e}", at()))?;
+            let side = self.reader.side(head).map_err(|e| self.explain(e))?;
+            let side = codec::Side::from_stored(side, spec, head_dim)
+                .map_err(|e| Fault::damage(format!("{}: codec `{name}`: {e}", at())))?;
+            let codec: Arc<dyn TileCodec> = codec::prepare(spec, head_dim, dtype, &side)
+                .map_err(|e| Fault::damage(format!("{}: codec `{name}`: {e}", at())))?
+                .into();
             made.push((*head, codec.clone()));
             codecs.push(codec);
         }

@@ -1,16 +1,278 @@
-//! `tersa eval`: the attention-output error of compressed keys and values.
+//! `tersa eval`: what compressed keys and values do to attention outputs.
 
-use anyhow::{Result, bail};
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use serde_json::{Value, json};
+use tersa_core::format::Kind as StoredKind;
+
+use crate::archive::{Archive, Pick};
+use crate::args::{DumpArgs, IndexSet, JobsArgs};
+use crate::attention::{GroupQueries, OutputErrors, Reference, mean_and_p95};
+use crate::coding::Scratch;
+use crate::dump::{Dump, Queries};
+use crate::exit::Fault;
+use crate::files::FileBytes;
+use crate::heads::{self, Keys, Layer};
+use crate::report::{Table, error};
 
 /// `tersa eval`.
 #[derive(Args, Clone, Debug)]
-pub struct EvalArgs {}
+#[command(after_help = "\
+For each captured query q of each query head, o = softmax(q k^T scale) v over the tokens at or before its own. The error
+of a head's output is |o' - o| / |o| with o' from decompressed keys (K only), values (V only) or both. Reported are the
+mean and the 95th percentile over queries and heads, and the largest difference of a score q k^T scale.
+
+Queries are [q_heads][n_queries][head_dim], after RoPE, not scaled (tensors q.L0, q.L1, ... beside the keys); the last
+one belongs to the last token. Query head h asks kv head h / (q_heads / kv_heads). The scale is the dump's metadata
+`scale`, else 1/sqrt(head_dim).
+
+Examples:
+  tersa eval kv.tersa --against kv.safetensors
+  tersa eval kv.tersa --against kv.safetensors --queries q.safetensors --json
+  tersa eval kv.tersa --against kv.safetensors --layers 5,11,17 --last-queries 256")]
+pub struct EvalArgs {
+    /// A .tersa file
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// The dump it was made from
+    #[arg(long, value_name = "ORIG")]
+    pub against: PathBuf,
+    /// A dump with queries, if ORIG carries none
+    #[arg(long, value_name = "FILE")]
+    pub queries: Option<PathBuf>,
+    /// Use the last N captured queries of each head
+    #[arg(long, value_name = "N", default_value = "64")]
+    pub last_queries: NonZeroUsize,
+    /// Tokens that a query sees, for sliding-window layers [default: all]
+    #[arg(long, value_name = "TOKENS")]
+    pub window: Option<NonZeroUsize>,
+    /// Only these layers, e.g. 0-3,7
+    #[arg(long, value_name = "LIST")]
+    pub layers: Option<IndexSet>,
+    /// Report as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap makes a doc comment on a flattened group the verb's description")]
+    pub jobs: JobsArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "see above")]
+    pub dump: DumpArgs,
+}
+
+/// One head of one layer, to be measured by whichever thread is free.
+struct Task<'a> {
+    layer: Layer,
+    queries: &'a Queries,
+    head: usize,
+    /// Indices of the layer's streams in the archive.
+    k: usize,
+    v: usize,
+}
 
 /// Runs the verb.
 ///
 /// # Errors
-/// If the dump cannot be read.
-pub fn run(_args: &EvalArgs) -> Result<()> {
-    bail!("eval is not built yet")
+/// If a file cannot be read, does not belong to the dump, or there are no queries.
+pub fn run(args: &EvalArgs) -> Result<()> {
+    let archive = Archive::open(&args.input)?;
+    let options = args.dump.open_options();
+    let dump = crate::dump::open(std::slice::from_ref(&args.against), &options)?;
+    let other = args.queries.as_ref().map(|path| crate::dump::open(std::slice::from_ref(path), &options));
+    let asking = other.transpose()?;
+    let asking = asking.as_ref().unwrap_or(&dump);
+    if args.window.is_none() && asking.meta.contains_key("window") {
+        let window = &asking.meta["window"];
+        writeln!(
+            std::io::stderr(),
+            "note: the dump mentions a window ({window}); all layers are taken to see every token"
+        )?;
+    }
+    let tasks = tasks(&archive, &dump, asking, args)?;
+    let layers = measure(&archive, &dump, asking, &tasks, args)?;
+    let mut overall = OutputErrors::default();
+    layers.values().for_each(|errors| overall.merge(errors));
+    let text = if args.json {
+        let named: Vec<Value> = layers
+            .iter()
+            .map(|((part, layer), e)| {
+                let mut line = to_json(e);
+                line["part"] = json!(part);
+                line["layer"] = json!(layer);
+                line
+            })
+            .collect();
+        serde_json::to_string_pretty(&json!({ "layers": named, "overall": to_json(&overall) }))? + "\n"
+    } else {
+        table(&layers, &overall).to_string()
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("standard output")
+}
+
+fn tasks<'a>(
+    archive: &Archive<FileBytes>,
+    dump: &Dump,
+    asking: &'a Dump,
+    args: &EvalArgs,
+) -> Result<Vec<Task<'a>>> {
+    if asking.queries.is_empty() {
+        return Err(Fault::usage(
+            "no queries: name a dump that holds them (tensors q.L0, q.L1, ...) with --queries",
+        ));
+    }
+    let mut tasks = Vec::new();
+    let wanted = |l: &Layer| args.layers.as_ref().is_none_or(|set| set.contains(l.layer as usize));
+    for layer in heads::layers(dump).into_iter().filter(wanted) {
+        let Some(queries) = asking.queries.iter().find(|q| q.layer == layer.layer) else { continue };
+        let stored = |kind, stream: usize| -> Result<Option<usize>> {
+            let Some(found) = archive.reader.find(layer.part, layer.layer, kind) else { return Ok(None) };
+            let (original, stored) = (dump.streams[stream].shape, archive.reader.streams()[found].shape);
+            ensure!(
+                original == stored,
+                "layer {}: {} holds {} tokens x {} heads x {} {}, the original {} x {} x {} {}: eval compares whole layers",
+                layer.layer,
+                archive.name(),
+                stored.n_tokens,
+                stored.n_kv_heads,
+                stored.head_dim,
+                stored.dtype,
+                original.n_tokens,
+                original.n_kv_heads,
+                original.head_dim,
+                original.dtype
+            );
+            Ok(Some(found))
+        };
+        if let (Some(k), Some(v)) = (stored(StoredKind::K, layer.k)?, stored(StoredKind::V, layer.v)?) {
+            let (keys, values) = (dump.streams[layer.k].shape, dump.streams[layer.v].shape);
+            ensure!(
+                (keys.n_tokens, keys.n_kv_heads) == (values.n_tokens, values.n_kv_heads),
+                "layer {}: keys and values have different numbers of tokens or heads",
+                layer.layer
+            );
+            tasks.extend((0..keys.n_kv_heads).map(|head| Task { layer, queries, head, k, v }));
+        }
+    }
+    if tasks.is_empty() {
+        return Err(Fault::usage("no layer is left that has keys, values and queries in these files"));
+    }
+    Ok(tasks)
+}
+
+/// Errors by (part, layer), heads merged in order, so that they do not depend on the threads.
+fn measure(
+    archive: &Archive<FileBytes>,
+    dump: &Dump,
+    asking: &Dump,
+    tasks: &[Task<'_>],
+    args: &EvalArgs,
+) -> Result<BTreeMap<(u32, u32), OutputErrors>> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        let mut scratch = Scratch::new();
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(task) = tasks.get(i) else { break done };
+            done.push((i, measure_head(archive, dump, asking, task, args, &mut scratch)));
+        }
+    };
+    let mut results: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..args.jobs.get().min(tasks.len())).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|w| w.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
+    });
+    results.sort_by_key(|(i, _)| *i);
+    let mut layers: BTreeMap<(u32, u32), OutputErrors> = BTreeMap::new();
+    for (i, errors) in results {
+        let Layer { part, layer, .. } = tasks[i].layer;
+        layers.entry((part, layer)).or_default().merge(&errors?);
+    }
+    Ok(layers)
+}
+
+fn measure_head(
+    archive: &Archive<FileBytes>,
+    dump: &Dump,
+    asking: &Dump,
+    task: &Task<'_>,
+    args: &EvalArgs,
+    scratch: &mut Scratch,
+) -> Result<OutputErrors> {
+    let stream = &dump.streams[task.layer.k];
+    if let Some(positions) = &stream.positions {
+        ensure!(
+            positions.is_sorted(),
+            "layer {}: rows are not in the order of positions, so queries cannot be matched with them",
+            task.layer.layer
+        );
+    }
+    let shape = stream.shape;
+    let keys = Keys { n_tokens: shape.n_tokens, n_kv_heads: shape.n_kv_heads, head_dim: shape.head_dim };
+    let queries = heads::queries(asking, task.queries, &keys, args.last_queries.get())?;
+    let group = GroupQueries {
+        rows: &queries.by_kv_head[task.head],
+        n_queries: queries.n_queries,
+        head_dim: shape.head_dim,
+        window: args.window.map_or(shape.n_tokens, NonZeroUsize::get),
+        scale: heads::scale(asking, shape.head_dim)?,
+    };
+    let v = heads::rows(dump, task.layer.v, task.head)?;
+    let reference = Reference::new(group, &heads::rows(dump, task.layer.k, task.head)?, &v);
+    let k2 = decoded(archive, task.k, task.head, scratch)?;
+    let v2 = decoded(archive, task.v, task.head, scratch)?;
+    Ok(reference.compare(&k2, &v2))
+}
+
+/// All rows of one head of an archive's stream.
+fn decoded(
+    archive: &Archive<FileBytes>,
+    stream: usize,
+    head: usize,
+    scratch: &mut Scratch,
+) -> Result<Vec<f32>> {
+    let info = archive.reader.streams()[stream];
+    let pick = Pick { stream, heads: vec![head], tokens: 0..info.shape.n_tokens };
+    let open = archive.open_stream(pick)?;
+    let (mut bytes, mut payload, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+    for chunk in 0..open.index.chunks().len() {
+        archive.decode_chunk(&open, chunk, &mut payload, &mut rows, scratch)?;
+        bytes.extend_from_slice(&rows);
+    }
+    heads::widen(info.shape.dtype, info.shape.head_dim, info.hadamard, &bytes)
+}
+
+fn to_json(e: &OutputErrors) -> Value {
+    let both = |errors: &[f64]| {
+        let (mean, p95) = mean_and_p95(errors);
+        json!({ "mean": mean, "p95": p95 })
+    };
+    json!({
+        "outputs": e.both.len(),
+        "k_only": both(&e.k),
+        "v_only": both(&e.v),
+        "both": both(&e.both),
+        "max_logit_error": e.max_logit,
+    })
+}
+
+fn table(layers: &BTreeMap<(u32, u32), OutputErrors>, overall: &OutputErrors) -> Table {
+    let mut table =
+        Table::new(&["layer", "K only", "p95", "V only", "p95", "both", "p95", "max logit error"]);
+    let parts = layers.keys().any(|(part, _)| *part != 0);
+    let mut line = |name: String, e: &OutputErrors| {
+        let errors = [&e.k, &e.v, &e.both].map(|errors| mean_and_p95(errors));
+        let cells = errors.into_iter().flat_map(|(mean, p95)| [error(mean), error(p95)]);
+        table.row([name].into_iter().chain(cells).chain([format!("{:.3}", e.max_logit)]));
+    };
+    for ((part, layer), errors) in layers {
+        line(if parts { format!("{part}/{layer}") } else { layer.to_string() }, errors);
+    }
+    line("all".into(), overall);
+    table
 }

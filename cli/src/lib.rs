@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod args;
+pub mod attention;
 pub mod bench;
 pub mod coding;
 pub mod compress;
@@ -10,6 +11,7 @@ pub mod dump;
 pub mod eval;
 pub mod exit;
 pub mod files;
+mod heads;
 pub mod inspect;
 pub mod measure;
 pub mod meta;
@@ -17,6 +19,7 @@ pub mod output;
 pub mod pack;
 pub mod pipeline;
 pub mod plan;
+mod plot;
 pub mod progress;
 pub mod report;
 pub mod select;

@@ -69,6 +69,12 @@ impl fmt::Display for RelError {
     }
 }
 
+/// A relative error for tables that are compared line by line: four decimals.
+#[must_use]
+pub fn error(e: f64) -> String {
+    if e == 0.0 { "0".into() } else { format!("{e:.4}") }
+}
+
 /// Bytes handled in some time, in decimal units: `1.9 GB/s`.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
