@@ -2,7 +2,7 @@
 
 use crate::run::{cargo, root, run, target};
 
-/// Three layers' worth of a real model's cache, shipped with the tests.
+/// Four layers of a real model's cache, shipped with the tests.
 const DUMP: &str = "tests/data/smollm2-135m-1k-sample.safetensors";
 
 /// Compresses the shipped dump and verifies the result against it.
