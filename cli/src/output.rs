@@ -27,8 +27,8 @@ pub struct Output {
 
 enum Target {
     Named(NamedTempFile),
-    /// Bytes for standard output wait in an unnamed file, so that a failure sends nothing.
-    Stdout(File),
+    /// Bytes for standard output or a device wait in an unnamed file, so that a failure sends nothing.
+    Spooled(File),
 }
 
 /// Temporary files to remove if a signal ends the process.
@@ -90,7 +90,7 @@ pub fn check(path: &Path, force: bool, inputs: &[PathBuf]) -> Result<()> {
     if there.is_dir() {
         bail!("{}: is a directory; name a file with -o", path.display());
     }
-    if !force {
+    if !force && !is_device(path) {
         bail!("{}: exists already; overwrite it with -f or name another file with -o", path.display());
     }
     Ok(())
@@ -102,10 +102,10 @@ impl Output {
     /// # Errors
     /// If the folder cannot be written to.
     pub fn create(path: &Path) -> Result<Self> {
-        if is_dash(path) {
-            let file =
-                tempfile::tempfile().context("standard output: cannot make a temporary file for it")?;
-            return Ok(Self { file: Target::Stdout(file), path: path.into() });
+        if is_dash(path) || is_device(path) {
+            let file = tempfile::tempfile()
+                .with_context(|| format!("{}: cannot make a temporary file for it", path.display()))?;
+            return Ok(Self { file: Target::Spooled(file), path: path.into() });
         }
         let folder = match path.parent() {
             Some(p) if !p.as_os_str().is_empty() => p,
@@ -130,7 +130,7 @@ impl Output {
     pub fn file(&self) -> &File {
         match &self.file {
             Target::Named(t) => t.as_file(),
-            Target::Stdout(f) => f,
+            Target::Spooled(f) => f,
         }
     }
 
@@ -161,15 +161,31 @@ impl Output {
                 drop(held);
                 sync_folder(&self.path)
             }
-            Target::Stdout(mut file) => {
+            Target::Spooled(mut file) => {
                 use std::io::Seek as _;
-                file.rewind().context("standard output")?;
-                let mut out = std::io::stdout().lock();
-                std::io::copy(&mut file, &mut out).context("standard output")?;
-                out.flush().context("standard output")
+                let name = || {
+                    if is_dash(&self.path) {
+                        "standard output".into()
+                    } else {
+                        self.path.display().to_string()
+                    }
+                };
+                file.rewind().with_context(name)?;
+                if is_dash(&self.path) {
+                    let mut out = std::io::stdout().lock();
+                    std::io::copy(&mut file, &mut out).and_then(|_| out.flush()).with_context(name)
+                } else {
+                    let mut out = File::options().write(true).open(&self.path).with_context(name)?;
+                    std::io::copy(&mut file, &mut out).map(|_| ()).with_context(name)
+                }
             }
         }
     }
+}
+
+/// Whether `path` is there and neither a file nor a folder: a pipe or a device, which nothing can replace.
+fn is_device(path: &Path) -> bool {
+    path.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir())
 }
 
 /// As [`check`] for a folder of files.

@@ -125,6 +125,10 @@ fn a_full_disk_is_one_line_and_leaves_nothing() {
     let talk = String::from_utf8_lossy(&output.stderr);
     assert!(talk.lines().count() == 1 && talk.contains("a.tersa: cannot write it"), "{talk}");
     assert_eq!(fs::read_dir(dir).unwrap().count(), 1, "only the dump is left");
+    run(dir, "compress kv.safetensors -o /dev/null", 0);
+    if std::path::Path::new("/dev/full").exists() {
+        run(dir, "compress kv.safetensors -o /dev/full", 1);
+    }
 }
 
 #[test]
