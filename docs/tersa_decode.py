@@ -75,11 +75,11 @@ def decode(name, code, n, d, dtype, side):
     if n == 0 or quantizer == "raw" or (name, dtype) in (("q8_0", 16), ("q4_0", 17)):
         values = take(n * d // block * size)
     elif quantizer == "lossless":
-        n_planes, planes = size if block == 1 else 1, []
-        for mode, length in (struct.unpack("<BI", take(5)) for _ in range(n_planes)):
-            plane = unzstd(take(length)) if mode else take(length)
-            planes.append(b"".join(plane[i::n] for i in range(n)) if mode == 2 else plane)
-        values = b"".join(map(bytes, zip(*planes)))
+        for mode, length in (struct.unpack("<BI", take(5)) for _ in range(size if block == 1 else 1)):
+            bases = take(d) if mode == 2 else b""
+            plane = unzstd(take(length - len(bases))) if mode else take(length)
+            values.append(bytes(b + bases[i % d] & 255 for i, b in enumerate(plane)) if bases else plane)
+        values = b"".join(map(bytes, zip(*values)))
     elif quantizer in ("q8_0", "q4_0"):
         for _ in range(n * d // 32):
             scale, raw = f16(1)[0], take(32 if quantizer == "q8_0" else 16)

@@ -80,23 +80,32 @@ proptest! {
 }
 
 #[test]
-fn noise_is_stored_and_structure_is_coded_in_the_better_order() {
+fn noise_is_stored_and_channels_are_coded_less_their_bases() {
     let codec = Lossless::new(64, DType::F16).unwrap();
-    let code = encode(&codec, &channel_rows(256, 64));
-    assert_eq!(code[0], RAW);
-    assert_eq!(code[HEAD + 256 * 64], CODED_TRANSPOSED);
-    // A row's elements alike, rows unlike each other.
-    let mut rng = Xoshiro256pp::new(2);
-    let rows: Vec<u8> = (0..256)
-        .flat_map(|_| {
-            let high = u8::try_from(rng.below(256)).unwrap();
-            (0..64).map(|_| [u8::try_from(rng.below(256)).unwrap(), high]).collect::<Vec<_>>()
-        })
-        .flatten()
-        .collect();
+    let rows = channel_rows(256, 64);
     let code = encode(&codec, &rows);
-    assert_eq!((code[0], code[HEAD + 256 * 64]), (RAW, CODED));
-    assert!(code.len() < rows.len() * 6 / 10);
+    assert_eq!((code[0], code[HEAD + 256 * 64]), (RAW, CODED_LESS_BASES));
+    let highest = code.len() - 2 * HEAD - 256 * 64;
+    assert!(highest < 256 * 64 / 4, "{highest} bytes");
+    // Too few rows to repay the bases.
+    let code = encode(&codec, &rows[..31 * 128]);
+    assert_eq!((code[0], code[HEAD + 31 * 64]), (RAW, CODED));
+    // Noise everywhere: the subtraction is undone.
+    let mut rng = Xoshiro256pp::new(2);
+    let noise: Vec<u8> = (0..256 * 128).map(|_| u8::try_from(rng.below(256)).unwrap()).collect();
+    let code = encode(&codec, &noise);
+    assert_eq!((code[0], code[HEAD + 256 * 64], code.len()), (RAW, RAW, codec.bound(256)));
+    assert_eq!(decode(&codec, &code, 256), Ok(noise));
+}
+
+#[test]
+fn repeated_rows_are_found_in_the_low_plane() {
+    let codec = Lossless::new(64, DType::F16).unwrap();
+    let mut rng = Xoshiro256pp::new(4);
+    let row: Vec<u8> = (0..128).map(|_| u8::try_from(rng.below(256)).unwrap()).collect();
+    let code = encode(&codec, &row.repeat(40));
+    assert_eq!(code[0], CODED);
+    assert!(code.len() < 600, "{} bytes", code.len());
 }
 
 #[test]
@@ -130,7 +139,7 @@ fn missing_coder_and_scratch_are_errors() {
     let mut code = vec![0; codec.bound(4)];
     let ws = &mut Workspace { floats: &mut [], bytes: &mut [0; 1000], coder: None };
     assert_eq!(codec.encode(&rows, &mut code, ws), Err(CodecError::NoByteCoder));
-    let ws = &mut Workspace { floats: &mut [], bytes: &mut [0; 767], coder: Some(&mut Zstd) };
-    let short = Err(CodecError::ShortBuffer { needed: 768, got: 767 });
+    let ws = &mut Workspace { floats: &mut [], bytes: &mut [0; 511], coder: Some(&mut Zstd) };
+    let short = Err(CodecError::ShortBuffer { needed: 512, got: 511 });
     assert_eq!(codec.encode(&rows, &mut code, ws), short);
 }

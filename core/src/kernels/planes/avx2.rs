@@ -2,8 +2,6 @@ use super::scalar;
 use core::arch::x86_64::*;
 
 const LANES: usize = 32;
-const SQUARE: usize = 16;
-
 #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")]
 fn load(bytes: &[u8; LANES]) -> __m256i {
     // SAFETY: 32 bytes; any alignment.
@@ -89,41 +87,8 @@ fn transpose_words([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
     ]
 }
 
+/// The portable code, vectorised by the compiler for this level.
 #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")]
-pub(super) fn transpose(src: &[u8], width: usize, dst: &mut [u8]) {
-    transpose_columns(src, width, dst, 0);
-}
-
-/// Transposes the columns from `first_column` on.
-#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")]
-pub(super) fn transpose_columns(src: &[u8], width: usize, dst: &mut [u8], first_column: usize) {
-    let height = src.len() / width;
-    let rows = height / SQUARE * SQUARE;
-    let columns = first_column + (width - first_column) / SQUARE * SQUARE;
-    for row in (0..rows).step_by(SQUARE) {
-        for column in (first_column..columns).step_by(SQUARE) {
-            let mut v: [__m128i; SQUARE] = core::array::from_fn(|i| {
-                let start = (row + i) * width + column;
-                let bytes = &src[start..start + SQUARE];
-                // SAFETY: 16 bytes; any alignment.
-                unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
-            });
-            // Each step moves the top bit of the row's number to the bottom of the column's; four steps exchange
-            // them.
-            for _ in 0..4 {
-                v = core::array::from_fn(|i| {
-                    let (a, b) = (v[i / 2], v[i / 2 + 8]);
-                    if i % 2 == 0 { _mm_unpacklo_epi8(a, b) } else { _mm_unpackhi_epi8(a, b) }
-                });
-            }
-            for (i, v) in v.into_iter().enumerate() {
-                let start = (column + i) * height + row;
-                let bytes = &mut dst[start..start + SQUARE];
-                // SAFETY: 16 bytes; any alignment.
-                unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), v) };
-            }
-        }
-    }
-    scalar::transpose(src, width, dst, 0..rows, columns..width);
-    scalar::transpose(src, width, dst, rows..height, first_column..width);
+pub(super) fn column_bases(plane: &[u8], bases: &mut [u8]) {
+    scalar::column_bases(plane, bases);
 }

@@ -1,9 +1,7 @@
-use super::{avx2, scalar};
+use super::scalar;
 use core::arch::x86_64::*;
 
 const LANES: usize = 64;
-const ROWS: usize = 16;
-
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx2")]
 fn load(bytes: &[u8; LANES]) -> __m512i {
     // SAFETY: 64 bytes; any alignment.
@@ -100,41 +98,8 @@ pub(super) fn merge<const N: usize>(planes: [&[u8]; N], dst: &mut [u8]) {
     scalar::merge(planes.map(|p| &p[steps * LANES..]), &mut dst[steps * N * LANES..]);
 }
 
-/// Sixteen rows of 64 columns at a time: four squares side by side, each in its 128-bit lane.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx2,fma,f16c,bmi1,bmi2")]
-pub(super) fn transpose(src: &[u8], width: usize, dst: &mut [u8]) {
-    let height = src.len() / width;
-    let (rows, columns) = (height / ROWS * ROWS, width / LANES * LANES);
-    for row in (0..rows).step_by(ROWS) {
-        for column in (0..columns).step_by(LANES) {
-            let mut v: [__m512i; ROWS] = core::array::from_fn(|i| {
-                let start = (row + i) * width + column;
-                let bytes = &src[start..start + LANES];
-                // SAFETY: 64 bytes; any alignment.
-                unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
-            });
-            for _ in 0..4 {
-                v = core::array::from_fn(|i| {
-                    let (a, b) = (v[i / 2], v[i / 2 + 8]);
-                    if i % 2 == 0 { _mm512_unpacklo_epi8(a, b) } else { _mm512_unpackhi_epi8(a, b) }
-                });
-            }
-            for (i, v) in v.into_iter().enumerate() {
-                let lanes = [
-                    _mm512_castsi512_si128(v),
-                    _mm512_extracti32x4_epi32::<1>(v),
-                    _mm512_extracti32x4_epi32::<2>(v),
-                    _mm512_extracti32x4_epi32::<3>(v),
-                ];
-                for (lane, v) in lanes.into_iter().enumerate() {
-                    let start = (column + lane * ROWS + i) * height + row;
-                    let bytes = &mut dst[start..start + ROWS];
-                    // SAFETY: 16 bytes; any alignment.
-                    unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), v) };
-                }
-            }
-        }
-    }
-    scalar::transpose(src, width, dst, rows..height, 0..columns);
-    avx2::transpose_columns(src, width, dst, columns);
+/// The portable code, vectorised by the compiler for this level.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx2")]
+pub(super) fn column_bases(plane: &[u8], bases: &mut [u8]) {
+    scalar::column_bases(plane, bases);
 }

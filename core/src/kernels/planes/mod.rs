@@ -1,8 +1,8 @@
-//! Byte planes: all first bytes of an array's elements, then all second bytes, and so on; and the transpose of byte
-//! matrices. Pure moves, so every level gives the same bytes.
+//! Byte planes: all first bytes of an array's elements, then all second bytes, and so on; and what is typical of a
+//! plane's columns. Moves and integers, so every level gives the same bytes.
 //!
 //! Limit: a load and a store for each vector, as copying. Splitting and merging add one permutation a vector
-//! (`VPERMI2B`), the transpose four unpacking steps and a 16-byte store for each 16 bytes.
+//! (`VPERMI2B`).
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -48,23 +48,35 @@ pub(crate) fn merge<const N: usize>(level: Level, planes: [&[u8]; N], dst: &mut 
     }
 }
 
-/// Turns the matrix `src` of `[src.len() / width][width]` bytes into `[width][src.len() / width]`.
+/// The typical byte of each column of `[n][bases.len()]` bytes: the sign bit that most rows have, over the mean of the
+/// other seven bits.
 ///
 /// # Panics
-/// If `src` is not whole rows or `dst` has another length.
-pub(crate) fn transpose(level: Level, src: &[u8], width: usize, dst: &mut [u8]) {
-    assert!(src.len() == dst.len());
-    if src.is_empty() {
-        return;
-    }
-    assert!(src.len().is_multiple_of(width));
+/// If `plane` is not whole rows.
+pub(crate) fn column_bases(level: Level, plane: &[u8], bases: &mut [u8]) {
+    assert!(plane.len().is_multiple_of(bases.len()));
     match level {
         // SAFETY: `Level::Avx512` exists only after detection saw every feature the kernel enables.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512::transpose(src, width, dst) },
+        Level::Avx512 => unsafe { avx512::column_bases(plane, bases) },
         // SAFETY: `Level::Avx2` exists only after detection saw every feature the kernel enables.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { avx2::transpose(src, width, dst) },
-        _ => scalar::transpose(src, width, dst, 0..src.len() / width, 0..width),
+        Level::Avx2 => unsafe { avx2::column_bases(plane, bases) },
+        _ => scalar::column_bases(plane, bases),
+    }
+}
+
+/// Subtracts from every byte of `[n][bases.len()]` its column's base, modulo 256. A plain loop: every compiler
+/// vectorises it for the baseline, and it runs at the speed of the first-level cache.
+pub(crate) fn subtract_columns(plane: &mut [u8], bases: &[u8]) {
+    for row in plane.chunks_exact_mut(bases.len()) {
+        row.iter_mut().zip(bases).for_each(|(b, base)| *b = b.wrapping_sub(*base));
+    }
+}
+
+/// Undoes [`subtract_columns`].
+pub(crate) fn add_columns(plane: &mut [u8], bases: &[u8]) {
+    for row in plane.chunks_exact_mut(bases.len()) {
+        row.iter_mut().zip(bases).for_each(|(b, base)| *b = b.wrapping_add(*base));
     }
 }

@@ -1,8 +1,3 @@
-use core::ops::Range;
-
-/// Side of the squares in which the transpose proceeds: source and destination stay in a few cache lines.
-const SQUARE: usize = 16;
-
 pub(super) fn split<const N: usize>(src: &[u8], planes: [&mut [u8]; N]) {
     let (elements, _) = src.as_chunks::<N>();
     for (j, plane) in planes.into_iter().enumerate() {
@@ -20,16 +15,23 @@ pub(super) fn merge<const N: usize>(planes: [&[u8]; N], dst: &mut [u8]) {
     }
 }
 
-/// Transposes the part of the matrix in `rows` and `columns`.
-pub(super) fn transpose(src: &[u8], width: usize, dst: &mut [u8], rows: Range<usize>, columns: Range<usize>) {
-    let height = src.len() / width;
-    for row in rows.clone().step_by(SQUARE) {
-        for column in columns.clone().step_by(SQUARE) {
-            for c in column..(column + SQUARE).min(columns.end) {
-                for r in row..(row + SQUARE).min(rows.end) {
-                    dst[c * height + r] = src[r * width + c];
-                }
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "the mean of seven-bit numbers; rows of a tile")]
+pub(super) fn column_bases(plane: &[u8], bases: &mut [u8]) {
+    let width = bases.len();
+    let n = (plane.len() / width) as u32;
+    // 64 columns at a time, so that the sums stay in registers or nearly so.
+    for (i, bases) in bases.chunks_mut(64).enumerate() {
+        let (mut sums, mut signs) = ([0_u32; 64], [0_u32; 64]);
+        for row in plane.chunks_exact(width) {
+            let row = &row[i * 64..i * 64 + bases.len()];
+            for ((sum, sign), b) in sums.iter_mut().zip(&mut signs).zip(row) {
+                *sum += u32::from(b & 0x7f);
+                *sign += u32::from(b >> 7);
             }
+        }
+        for ((base, sum), sign) in bases.iter_mut().zip(sums).zip(signs) {
+            *base = (sum / n.max(1)) as u8 | u8::from(sign * 2 > n) << 7;
         }
     }
 }

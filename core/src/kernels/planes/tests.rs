@@ -42,23 +42,26 @@ fn four_planes_follow_their_definition() {
 }
 
 #[test]
-fn transpose_follows_its_definition() {
-    for height in [0, 1, 15, 16, 17, 32, 63, 64, 65, 252] {
-        for width in [1, 15, 16, 17, 63, 64, 65, 80, 96, 128, 130] {
-            let source = bytes(height * width);
-            for level in cpu::levels() {
-                let mut turned = vec![0; source.len()];
-                transpose(level, &source, width, &mut turned);
-                for r in 0..height {
-                    for c in 0..width {
-                        assert_eq!(
-                            turned[c * height + r],
-                            source[r * width + c],
-                            "{level} {height} x {width}"
-                        );
-                    }
-                }
-            }
+fn bases_are_the_majority_sign_over_the_mean() {
+    for (n, width) in [(1, 1), (3, 5), (256, 64), (40, 130), (33, 200)] {
+        let plane = bytes(n * width);
+        let want: Vec<u8> = (0..width)
+            .map(|c| {
+                let column = plane.iter().skip(c).step_by(width);
+                let negative = column.clone().filter(|b| **b >= 0x80).count();
+                let mean = column.map(|b| usize::from(b & 0x7f)).sum::<usize>() / n;
+                u8::try_from(mean).unwrap() | u8::from(negative * 2 > n) << 7
+            })
+            .collect();
+        for level in cpu::levels() {
+            let mut bases = vec![0; width];
+            column_bases(level, &plane, &mut bases);
+            assert_eq!(bases, want, "{level}, {n} x {width}");
         }
+        let mut moved = plane.clone();
+        subtract_columns(&mut moved, &want);
+        assert!((0..n * width).all(|i| moved[i] == plane[i].wrapping_sub(want[i % width])));
+        add_columns(&mut moved, &want);
+        assert_eq!(moved, plane);
     }
 }
