@@ -2,13 +2,14 @@
 //!
 //! Detection uses `CPUID` and `XGETBV` directly because `is_x86_feature_detected!` is not in `core`, and checks
 //! that the operating system saves the wide registers before it believes a feature bit.
+#![allow(unsafe_code, reason = "reading XCR0 is an intrinsic")]
 
 use core::sync::atomic::{AtomicU8, Ordering};
 
 /// A set of instructions that kernels are written for, in rising order.
 ///
-/// A value above [`Level::Scalar`] exists only after detection saw every feature of that level, so passing one to
-/// a kernel is proof that the kernel may run.
+/// Naming a level proves nothing about this machine. Kernels, which are private, are handed only levels that [`level`]
+/// or [`levels`] returned, and those never exceed what detection saw; that is what makes calling them sound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 #[non_exhaustive]

@@ -1,7 +1,7 @@
 //! Tersa's algorithms: packing the memory that large models live in.
 //!
-//! The crate is `no_std` (with `alloc` where training and file structures need it), starts no threads, does no
-//! I/O and keeps no state: every call works on the caller's buffers.
+//! The crate is `no_std` (codecs, product quantization and containers need `alloc`), starts no threads, does no I/O and
+//! keeps no state but the detected instruction set: every call works on the caller's buffers.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -12,7 +12,7 @@
 //! | [`codec`] | K/V codecs behind one interface |
 //! | [`format`] | the `.tersa` container's bytes |
 #![no_std]
-#![deny(missing_docs)]
+#![deny(missing_docs, unsafe_code)]
 
 #[cfg(feature = "alloc")]
 extern crate alloc;

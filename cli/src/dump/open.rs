@@ -61,8 +61,9 @@ fn map(path: &Path) -> Result<FileBytes> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let len = file.metadata().with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(len.is_file(), "{} is not a file", path.display());
-    // SAFETY: the map is read-only and private; a writer that changes the file meanwhile changes the bytes we read,
-    // which every reader here treats as untrusted anyway.
+    // SAFETY: nothing here writes through the map. A program that changes the file meanwhile changes bytes that every
+    // reader treats as untrusted and checks where it uses them; one that cuts it short ends this process (SIGBUS),
+    // which leaves destinations absent or old.
     let map =
         unsafe { memmap2::Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))?;
     Ok(FileBytes::Mapped(map))

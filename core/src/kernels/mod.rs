@@ -1,10 +1,13 @@
 //! All SIMD. One folder for each family of kernels: `mod.rs` dispatches once per call and holds the tests,
 //! `scalar.rs`, `avx2.rs` and `avx512.rs` hold one function of the same name each.
+//!
+//! The vector modules of some functions are the scalar loop compiled again with the wider instructions, where the compiler's
+//! vectors are as good as ours. Every `level` comes from [`cpu`](crate::cpu), which saw the features it stands for.
 #![allow(unsafe_code, reason = "the one room where vector loads, stores and feature-gated calls live")]
 
 #[cfg(feature = "alloc")]
 pub(crate) mod assign;
-#[allow(dead_code, reason = "the first users land with the codecs")]
+#[cfg(feature = "alloc")]
 pub(crate) mod bits;
 pub(crate) mod convert;
 pub(crate) mod ggml;

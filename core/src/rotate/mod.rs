@@ -31,12 +31,11 @@
 pub mod lloyd_max;
 
 use crate::cpu;
-use crate::kernels::hadamard;
+use crate::kernels::hadamard::{self, inverse_root, windows};
 use crate::num::rng::Xoshiro256pp;
-use core::ops::Range;
 
 /// The longest row a [`Rotation`] takes.
-pub const MAX_DIM: usize = 1024;
+pub const MAX_DIM: usize = hadamard::MAX_DIM;
 
 const SIGN: u32 = 1 << 31;
 
@@ -157,18 +156,6 @@ impl core::fmt::Debug for Rotation {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Rotation").field("head_dim", &self.head_dim).finish_non_exhaustive()
     }
-}
-
-/// The windows that the transform is applied to: `[0, p)`, and `[d-p, d)` unless `d` is a power of two.
-pub(crate) fn windows(head_dim: usize) -> (Range<usize>, Option<Range<usize>>) {
-    let p = 1 << head_dim.ilog2();
-    (0..p, (p < head_dim).then(|| head_dim - p..head_dim))
-}
-
-/// `1/sqrt(p)`, rounded once.
-#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "p is a small power of two")]
-pub(crate) fn inverse_root(p: usize) -> f32 {
-    (1.0 / libm::sqrt(p as f64)) as f32
 }
 
 fn flip(row: &mut [f32], masks: &[u32]) {

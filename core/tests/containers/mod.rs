@@ -71,34 +71,6 @@ pub(crate) const RECIPES: &[Recipe] = &[
     recipe("pq:7x6", DType::F32, 32),
     recipe("pq:3x8", DType::Bf16, 32),
 ];
-pub(crate) const RECIPES_ALL: &[Recipe] = &[
-    recipe("raw", DType::F16, 24),
-    recipe("raw", DType::Q8_0, 32),
-    recipe("lossless", DType::F16, 64),
-    recipe("lossless", DType::Bf16, 40),
-    recipe("lossless", DType::F32, 33),
-    recipe("lossless", DType::F8E4m3, 32),
-    recipe("lossless", DType::Q4_0, 64),
-    recipe("q8_0", DType::F16, 64),
-    recipe("q8_0", DType::Q8_0, 32),
-    recipe("q4_0", DType::Bf16, 64),
-    recipe("had+q8_0", DType::F32, 96),
-    recipe("had+q4_0", DType::F16, 64),
-    recipe("had+lm2", DType::F8E5m2, 64),
-    recipe("had+lm3", DType::F16, 80),
-    recipe("had+lm4", DType::F16, 64),
-    recipe("mean+had+lm4", DType::Bf16, 64),
-    recipe("mean+had+lm5+ls", DType::F32, 48),
-    recipe("had+lm6+unbiased", DType::F16, 64),
-    recipe("had+lm8", DType::F8E4m3, 64),
-    recipe("int2c32", DType::F16, 64),
-    recipe("int4t32", DType::F16, 80),
-    recipe("int8c64", DType::F32, 40),
-    recipe("int8t128", DType::Bf16, 64),
-    recipe("pq:4x4", DType::F16, 10),
-    recipe("pq:7x6", DType::F32, 32),
-    recipe("pq:3x8", DType::Bf16, 32),
-];
 
 const N_TOKENS: usize = 53;
 const CHUNK: u32 = 36;

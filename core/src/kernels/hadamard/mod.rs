@@ -12,6 +12,23 @@ mod tests;
 
 use crate::cpu::Level;
 use crate::kernels::lanes::{self, LANES, Lanes};
+use core::ops::Range;
+
+/// The longest row that is rotated.
+pub(crate) const MAX_DIM: usize = 1024;
+
+/// The windows that a row is transformed in: `[0, p)` with `p` the largest power of two not above `head_dim`, and
+/// `[d-p, d)` unless `d` is a power of two.
+pub(crate) fn windows(head_dim: usize) -> (Range<usize>, Option<Range<usize>>) {
+    let p = 1 << head_dim.ilog2();
+    (0..p, (p < head_dim).then(|| head_dim - p..head_dim))
+}
+
+/// `1/sqrt(p)`, rounded once.
+#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "p is a small power of two")]
+pub(crate) fn inverse_root(p: usize) -> f32 {
+    (1.0 / libm::sqrt(p as f64)) as f32
+}
 
 /// Transforms each consecutive block of `size` elements of `x` in place.
 ///

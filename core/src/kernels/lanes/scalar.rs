@@ -1,7 +1,7 @@
 //! An array; what the compiler makes of it.
 
 use super::{LANES, Lanes};
-use half::f16;
+use crate::kernels::convert::scalar::{f16_narrow, f16_widen};
 
 impl Lanes for [f32; LANES] {
     #[inline(always)]
@@ -77,19 +77,19 @@ impl Lanes for [f32; LANES] {
         let mut x = [0.0; LANES];
         x.iter_mut()
             .zip(bytes.as_chunks::<2>().0)
-            .for_each(|(x, b)| *x = f16::from_le_bytes(*b).to_f32_const());
+            .for_each(|(x, b)| *x = f16_widen(u16::from_le_bytes(*b)));
         x
     }
 
     #[inline(always)]
     fn to_f16(self, bytes: &mut [u8; 2 * LANES]) {
-        let x = self.clamp(f16::MAX.to_f32_const());
+        let x = self.clamp(65504.0);
         bytes
             .as_chunks_mut::<2>()
             .0
             .iter_mut()
             .zip(x)
-            .for_each(|(b, x)| *b = f16::from_f32_const(x).to_le_bytes());
+            .for_each(|(b, x)| *b = f16_narrow(x).to_le_bytes());
     }
 
     #[inline(always)]

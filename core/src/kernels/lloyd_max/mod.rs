@@ -17,8 +17,8 @@ mod tests;
 pub(crate) use quantizer::Quantizer;
 
 use crate::cpu::Level;
+use crate::kernels::hadamard::MAX_DIM;
 use crate::kernels::lanes::Lanes;
-use crate::rotate::MAX_DIM;
 
 /// Storage that the kernels read and write themselves; other types go through `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,8 @@
 //! The algorithm of a row, for any lanes.
 
 use super::{Coder, Fit, Plain, Shape};
-use crate::kernels::hadamard;
+use crate::kernels::hadamard::{self, MAX_DIM, inverse_root, windows};
 use crate::kernels::lanes::{self, LANES, Lanes};
-use crate::rotate::{MAX_DIM, inverse_root, windows};
 
 /// Sums of squares outside this range mean that something may have overflowed, underflowed or not been finite:
 /// such a row is taken again with care. The range leaves 2^27 on either side for what was summed.
