@@ -190,18 +190,24 @@ where
     ) -> Result<Range<usize>> {
         self.reader.read_chunk(&stream.index, chunk, payload).map_err(|e| self.explain(e))?;
         let tokens = stream.index.tokens(chunk);
+        let damaged = |head: usize, e| {
+            let info = self.reader.streams()[stream.pick.stream];
+            let kind = kind_letter(kind(info.kind));
+            Fault::damage(format!(
+                "{}: layer {} {kind}, chunk {chunk}, head {head}: {e}",
+                self.name, info.layer
+            ))
+        };
+        // The bytes must be there before memory is taken for the rows that the tables promise.
+        for &head in &stream.pick.heads {
+            stream.codec.check_head(payload, tokens.clone(), head).map_err(|e| damaged(head, e))?;
+        }
         let tile = tokens.len() * stream.shape.row_bytes();
         rows.resize(tile * stream.pick.heads.len(), 0);
         for (&head, out) in stream.pick.heads.iter().zip(rows.chunks_exact_mut(tile.max(1))) {
             let mut ws = scratch.lend(stream.codec.workspace(tokens.len()));
-            stream.codec.decode_head(payload, tokens.clone(), head, out, &mut ws).map_err(|e| {
-                let info = self.reader.streams()[stream.pick.stream];
-                let kind = kind_letter(kind(info.kind));
-                Fault::damage(format!(
-                    "{}: layer {} {kind}, chunk {chunk}, head {head}: {e}",
-                    self.name, info.layer
-                ))
-            })?;
+            let decoded = stream.codec.decode_head(payload, tokens.clone(), head, out, &mut ws);
+            decoded.map_err(|e| damaged(head, e))?;
         }
         Ok(tokens)
     }

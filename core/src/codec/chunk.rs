@@ -275,6 +275,31 @@ impl StreamCodec {
         Ok(())
     }
 
+    /// Checks that `chunk` has as many bytes for `head` as the rows of `tokens` need, so that a reader may take memory for
+    /// these rows. Cost: a look at the table of lengths.
+    ///
+    /// # Errors
+    /// [`CodecError::Corrupt`] if no decoding of that tile can succeed.
+    ///
+    /// # Panics
+    /// If `head` is out of range.
+    pub fn check_head(&self, chunk: &[u8], tokens: Range<usize>, head: usize) -> Result<(), CodecError> {
+        let codec = &self.codecs[head];
+        let (tile, raw) = self.tile(chunk, head)?;
+        let split = self.split(&tokens);
+        let coded = tile.len().checked_sub(split.exact.len() * self.row_bytes);
+        let fits = if raw {
+            let len = split.coded * self.row_bytes;
+            len..=len
+        } else {
+            codec.least(split.coded)..=codec.bound(split.coded)
+        };
+        match coded {
+            Some(len) if fits.contains(&len) => Ok(()),
+            _ => Err(CodecError::Corrupt { what: "a tile is not as long as its rows need" }),
+        }
+    }
+
     /// The bytes of a head's tile, and whether its coded part is raw.
     fn tile<'a>(&self, chunk: &'a [u8], head: usize) -> Result<(&'a [u8], bool), CodecError> {
         let (lens, tiles) = chunk

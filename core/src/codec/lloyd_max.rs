@@ -39,9 +39,10 @@
 //!
 //! Cost: encode and decode are one pass over the tile, `mean` adds one.
 
+use super::buffers::{count_rows, lent};
 use super::spec::ScaleRule;
 use super::{CodecError, Side, TileCodec, Workspace, WorkspaceSize};
-use crate::cpu;
+use crate::cpu::{self, Level};
 use crate::kernels::lloyd_max::{self as kernel, Fit, Plain, Quantizer, Shape};
 use crate::num::{DType, convert};
 use crate::rotate::Rotation;
@@ -103,17 +104,6 @@ impl LloydMax {
         }
     }
 
-    fn n_rows(&self, rows: &[u8]) -> Result<usize, CodecError> {
-        let row = self.stored();
-        if !rows.len().is_multiple_of(row) {
-            return Err(CodecError::ShortBuffer {
-                needed: rows.len().next_multiple_of(row),
-                got: rows.len(),
-            });
-        }
-        Ok(rows.len() / row)
-    }
-
     fn mean_bytes(&self) -> usize {
         if self.mean { 4 + 2 * self.head_dim } else { 0 }
     }
@@ -133,9 +123,7 @@ impl LloydMax {
 
     /// Lends the parts of the workspace: row scales, the padded mean, a batch of `f32` rows.
     fn split<'w>(&self, n_rows: usize, ws: &'w mut Workspace<'_>) -> Result<[&'w mut [f32]; 3], CodecError> {
-        let needed = self.workspace(n_rows).floats;
-        let got = ws.floats.len();
-        let floats = ws.floats.get_mut(..needed).ok_or(CodecError::ShortBuffer { needed, got })?;
+        let floats = lent(ws.floats, self.workspace(n_rows).floats)?;
         let (scales, rest) = floats.split_at_mut(n_rows);
         let (mean, batch) = rest.split_at_mut(if self.mean { self.padded() } else { 0 });
         Ok([scales, mean, batch])
@@ -166,6 +154,7 @@ impl LloydMax {
     #[allow(clippy::cast_precision_loss, reason = "a tile has far fewer than 2^24 rows")]
     fn measure_mean(
         &self,
+        level: Level,
         rows: &[u8],
         n_rows: usize,
         mean: &mut [f32],
@@ -175,7 +164,7 @@ impl LloydMax {
         mean.fill(0.0);
         let share = 1.0 / n_rows as f32;
         self.for_batches(rows, batch, |_, plain, rows| {
-            kernel::add_rows(cpu::level(), self.head_dim, plain, rows, share, mean);
+            kernel::add_rows(level, self.head_dim, plain, rows, share, mean);
             Ok(())
         })?;
         // A NaN or an infinity: the row kernel will name the row. Until then any finite mean will do.
@@ -230,23 +219,39 @@ impl TileCodec for LloydMax {
     }
 
     fn encode(&self, rows: &[u8], out: &mut [u8], ws: &mut Workspace<'_>) -> Result<usize, CodecError> {
-        let n_rows = self.n_rows(rows)?;
+        self.encode_at(cpu::level(), rows, out, ws)
+    }
+
+    fn decode(&self, code: &[u8], rows: &mut [u8], ws: &mut Workspace<'_>) -> Result<(), CodecError> {
+        self.decode_at(cpu::level(), code, rows, ws)
+    }
+}
+
+impl LloydMax {
+    fn encode_at(
+        &self,
+        level: Level,
+        rows: &[u8],
+        out: &mut [u8],
+        ws: &mut Workspace<'_>,
+    ) -> Result<usize, CodecError> {
+        let n_rows = count_rows(rows.len(), self.stored())?;
         if n_rows == 0 {
             return Ok(0);
         }
-        let (needed, got) = (self.bound(n_rows), out.len());
-        let out = out.get_mut(..needed).ok_or(CodecError::ShortBuffer { needed, got })?;
+        let needed = self.bound(n_rows);
+        let out = lent(out, needed)?;
         let (mean_out, out) = out.split_at_mut(self.mean_bytes());
         let (scales_out, codes) = out.split_at_mut(4 + 2 * n_rows);
         let [scales, mean, batch] = self.split(n_rows, ws)?;
         if self.mean {
-            self.measure_mean(rows, n_rows, mean, batch, mean_out)?;
+            self.measure_mean(level, rows, n_rows, mean, batch, mean_out)?;
         }
         let (shape, row_bytes) = (self.shape(mean), self.quantizer.row_bytes(self.head_dim));
         self.for_batches(rows, batch, |range, plain, rows| {
             let first = range.start;
             let codes = &mut codes[range.start * row_bytes..range.end * row_bytes];
-            kernel::encode(cpu::level(), &shape, plain, self.fit, rows, &mut scales[range], codes)
+            kernel::encode(level, &shape, plain, self.fit, rows, &mut scales[range], codes)
                 .map_err(|row| CodecError::NonFinite { row: first + row })
         })?;
         let peak = scales.iter().fold(0.0f32, |peak, s| peak.max(*s));
@@ -254,8 +259,14 @@ impl TileCodec for LloydMax {
         Ok(needed)
     }
 
-    fn decode(&self, code: &[u8], rows: &mut [u8], ws: &mut Workspace<'_>) -> Result<(), CodecError> {
-        let n_rows = self.n_rows(rows)?;
+    fn decode_at(
+        &self,
+        level: Level,
+        code: &[u8],
+        rows: &mut [u8],
+        ws: &mut Workspace<'_>,
+    ) -> Result<(), CodecError> {
+        let n_rows = count_rows(rows.len(), self.stored())?;
         if code.len() != self.bound(n_rows) {
             return Err(CodecError::Corrupt { what: "an lm tile's length does not fit its rows" });
         }
@@ -272,7 +283,7 @@ impl TileCodec for LloydMax {
         load_ratios(scales_code, scales, 0.0)?;
         let shape = self.shape(mean);
         if let Some(plain) = self.plain() {
-            kernel::decode(cpu::level(), &shape, plain, scales, codes, rows);
+            kernel::decode(level, &shape, plain, scales, codes, rows);
             return Ok(());
         }
         let batches = rows.chunks_mut(BATCH * self.stored()).zip(scales.chunks(BATCH));
@@ -280,7 +291,7 @@ impl TileCodec for LloydMax {
             batches.zip(codes.chunks(BATCH * self.quantizer.row_bytes(self.head_dim)))
         {
             let floats = &mut batch[..scales.len() * self.head_dim];
-            kernel::decode(cpu::level(), &shape, Plain::F32, scales, codes, bytemuck::cast_slice_mut(floats));
+            kernel::decode(level, &shape, Plain::F32, scales, codes, bytemuck::cast_slice_mut(floats));
             convert::from_f32(self.dtype, floats, rows).map_err(|_| CodecError::Corrupt { what: WHOLE })?;
         }
         Ok(())

@@ -17,7 +17,7 @@
 
 use super::buffers::{count_rows, lent};
 use super::{ByteCoder, CodecError, TileCodec, Workspace, WorkspaceSize};
-use crate::cpu;
+use crate::cpu::{self, Level};
 use crate::kernels::planes;
 use crate::num::DType;
 
@@ -54,8 +54,8 @@ impl Lossless {
         self.channels > 0 && n_rows >= MIN_ROWS_FOR_BASES
     }
 
-    fn split(&self, rows: &[u8], split: &mut [u8]) {
-        let (level, len) = (cpu::level(), rows.len() / self.n_planes);
+    fn split(&self, level: Level, rows: &[u8], split: &mut [u8]) {
+        let len = rows.len() / self.n_planes;
         match self.n_planes {
             2 => planes::split(level, rows, cut::<2>(split, len)),
             4 => planes::split(level, rows, cut::<4>(split, len)),
@@ -67,6 +67,7 @@ impl Lossless {
 /// Writes one plane and its head to `out`, coded if that is shorter; the bytes written. With `channels` the plane is
 /// coded less their bases, and is overwritten.
 fn encode_plane(
+    level: Level,
     plane: &mut [u8],
     channels: usize,
     coder: &mut dyn ByteCoder,
@@ -75,7 +76,7 @@ fn encode_plane(
     let (head, body) = lent(out, HEAD + plane.len())?.split_at_mut(HEAD);
     let (bases, coded) = body.split_at_mut(channels);
     if channels > 0 {
-        planes::column_bases(cpu::level(), plane, bases);
+        planes::column_bases(level, plane, bases);
         planes::subtract_columns(plane, bases);
     }
     let coded = coder.compress(plane, coded).filter(|n| channels + n < plane.len());
@@ -97,7 +98,11 @@ fn encode_plane(
 
 impl TileCodec for Lossless {
     fn bound(&self, n_rows: usize) -> usize {
-        self.n_planes * HEAD + n_rows * self.row_bytes
+        if n_rows == 0 { 0 } else { self.n_planes * HEAD + n_rows * self.row_bytes }
+    }
+
+    fn least(&self, n_rows: usize) -> usize {
+        if n_rows == 0 { 0 } else { self.n_planes * HEAD }
     }
 
     fn is_exact(&self) -> bool {
@@ -109,23 +114,51 @@ impl TileCodec for Lossless {
     }
 
     fn encode(&self, rows: &[u8], out: &mut [u8], ws: &mut Workspace<'_>) -> Result<usize, CodecError> {
+        self.encode_at(cpu::level(), rows, out, ws)
+    }
+
+    fn decode(&self, code: &[u8], rows: &mut [u8], ws: &mut Workspace<'_>) -> Result<(), CodecError> {
+        self.decode_at(cpu::level(), code, rows, ws)
+    }
+}
+
+impl Lossless {
+    fn encode_at(
+        &self,
+        level: Level,
+        rows: &[u8],
+        out: &mut [u8],
+        ws: &mut Workspace<'_>,
+    ) -> Result<usize, CodecError> {
         let n_rows = count_rows(rows.len(), self.row_bytes)?;
         let coder = ws.coder.as_deref_mut().ok_or(CodecError::NoByteCoder)?;
+        if n_rows == 0 {
+            return Ok(0);
+        }
         let split = lent(ws.bytes, rows.len())?;
-        self.split(rows, split);
+        self.split(level, rows, split);
         let mut written = 0;
         for p in 0..self.n_planes {
             let plane = &mut split[p * rows.len() / self.n_planes..(p + 1) * rows.len() / self.n_planes];
             let highest = p + 1 == self.n_planes;
             let channels = if highest && self.takes_bases(n_rows) { self.channels } else { 0 };
-            written += encode_plane(plane, channels, coder, &mut out[written..])?;
+            written += encode_plane(level, plane, channels, coder, &mut out[written..])?;
         }
         Ok(written)
     }
 
-    fn decode(&self, code: &[u8], rows: &mut [u8], ws: &mut Workspace<'_>) -> Result<(), CodecError> {
+    fn decode_at(
+        &self,
+        level: Level,
+        code: &[u8],
+        rows: &mut [u8],
+        ws: &mut Workspace<'_>,
+    ) -> Result<(), CodecError> {
         let n_rows = count_rows(rows.len(), self.row_bytes)?;
         let coder = ws.coder.as_deref_mut().ok_or(CodecError::NoByteCoder)?;
+        if n_rows == 0 && code.is_empty() {
+            return Ok(());
+        }
         let plane_len = rows.len() / self.n_planes;
         let mut split = lent(ws.bytes, rows.len())?.chunks_exact_mut(plane_len.max(1));
         let mut restored: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
@@ -155,8 +188,8 @@ impl TileCodec for Lossless {
         }
         let [a, b, c, d] = restored;
         match self.n_planes {
-            2 => planes::merge(cpu::level(), [a, b], rows),
-            4 => planes::merge(cpu::level(), [a, b, c, d], rows),
+            2 => planes::merge(level, [a, b], rows),
+            4 => planes::merge(level, [a, b, c, d], rows),
             _ => rows.copy_from_slice(a),
         }
         Ok(())

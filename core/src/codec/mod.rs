@@ -108,8 +108,13 @@ pub struct Workspace<'a> {
 ///
 /// Equal rows give equal bytes at every SIMD level and on every machine.
 pub trait TileCodec: Send + Sync {
-    /// Most bytes that `n_rows` rows encode to. Exact for every codec but `lossless`.
+    /// Most bytes that `n_rows` rows encode to.
     fn bound(&self, n_rows: usize) -> usize;
+    /// Fewest bytes that `n_rows` rows encode to: [`bound`](Self::bound) for every codec but `lossless`. Lets a reader
+    /// refuse a tile before it takes memory for the rows.
+    fn least(&self, n_rows: usize) -> usize {
+        self.bound(n_rows)
+    }
     /// Whether every bit pattern of every row comes back, so that its error need not be measured.
     fn is_exact(&self) -> bool {
         false

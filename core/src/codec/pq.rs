@@ -5,6 +5,7 @@
 //! rounded to the stream's type; for plain types that rounding is done once, when the codec is made, and decoding
 //! copies.
 
+use super::buffers::{count_rows, lent};
 use super::{CodecError, Side, TileCodec, Workspace, WorkspaceSize};
 use crate::cpu;
 use crate::kernels::bits::{pack_bits, unpack_bits};
@@ -49,15 +50,6 @@ impl PqTile {
         Ok(Self { codebook, dtype, row_bytes, centroids })
     }
 
-    /// Rows in `len` bytes of this stream's type.
-    fn n_rows(&self, len: usize) -> Result<usize, CodecError> {
-        if len.is_multiple_of(self.row_bytes) {
-            Ok(len / self.row_bytes)
-        } else {
-            Err(CodecError::Corrupt { what: "a part of a row" })
-        }
-    }
-
     /// The codes `[n][m]`, one a byte, as bit streams.
     fn pack(&self, codes: &[u8], out: &mut [u8]) {
         let shape = self.codebook.shape();
@@ -90,12 +82,6 @@ impl PqTile {
     }
 }
 
-/// The first `len` elements of a scratch buffer.
-fn lent<T>(buffer: &mut [T], len: usize) -> Result<&mut [T], CodecError> {
-    let got = buffer.len();
-    buffer.get_mut(..len).ok_or(CodecError::ShortBuffer { needed: len, got })
-}
-
 impl TileCodec for PqTile {
     fn bound(&self, n_rows: usize) -> usize {
         n_rows * self.codebook.shape().code_bytes()
@@ -107,7 +93,7 @@ impl TileCodec for PqTile {
     }
 
     fn encode(&self, rows: &[u8], out: &mut [u8], ws: &mut Workspace<'_>) -> Result<usize, CodecError> {
-        let n = self.n_rows(rows.len())?;
+        let n = count_rows(rows.len(), self.row_bytes)?;
         let shape = self.codebook.shape();
         let floats = lent(ws.floats, n * shape.d())?;
         let codes = lent(ws.bytes, n * shape.m())?;
@@ -123,7 +109,7 @@ impl TileCodec for PqTile {
     }
 
     fn decode(&self, code: &[u8], rows: &mut [u8], ws: &mut Workspace<'_>) -> Result<(), CodecError> {
-        let n = self.n_rows(rows.len())?;
+        let n = count_rows(rows.len(), self.row_bytes)?;
         let shape = self.codebook.shape();
         if code.len() != self.bound(n) {
             return Err(CodecError::Corrupt { what: "the packed codes have the wrong length" });

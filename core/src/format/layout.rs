@@ -41,6 +41,8 @@ pub(super) const MAX_TOKENS: u64 = 1 << 32;
 pub(super) const MAX_HEADS: u64 = 1 << 16;
 pub(super) const MAX_HEAD_DIM: u64 = 1 << 16;
 pub(super) const MAX_CHUNK_TOKENS: u64 = 1 << 20;
+/// Bytes of a chunk's rows before coding: what a reader of one chunk has to hold.
+pub(super) const MAX_CHUNK_BYTES: u64 = 1 << 30;
 pub(super) const MAX_METADATA: u64 = 16 << 20;
 pub(super) const MAX_FILES: u64 = 1 << 16;
 pub(super) const MAX_FILE_NAME: u64 = 4096;

@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use super::bytes::{Fields, PutFields};
 use super::error::{FormatError, Region};
 use super::layout::{
-    ALIGN, FRAME, Location, MAX_CHUNK_TOKENS, MAX_HEAD_DIM, MAX_HEADS, MAX_TOKENS, Section, check_range,
+    ALIGN, FRAME, Location, MAX_CHUNK_BYTES, MAX_CHUNK_TOKENS, MAX_HEAD_DIM, MAX_HEADS, MAX_TOKENS, Section,
+    check_range,
 };
 use crate::num::DType;
 use crate::view::KvShape;
@@ -76,11 +77,17 @@ impl StreamInfo {
         at_least_one("n_kv_heads", self.shape.n_kv_heads as u64, MAX_HEADS)?;
         at_least_one("head_dim", self.shape.head_dim as u64, MAX_HEAD_DIM)?;
         at_least_one("chunk_tokens", u64::from(self.chunk_tokens), MAX_CHUNK_TOKENS)?;
-        if self.shape.dtype.bytes_for(self.shape.head_dim).is_none() {
+        let Some(row) = self.shape.dtype.bytes_for(self.shape.head_dim) else {
             let (what, block) = ("elements of a row of whole blocks", self.shape.dtype.block_len() as u64);
             return Err(FormatError::Mismatch { what, expected: block, got: self.shape.head_dim as u64 });
-        }
-        Ok(())
+        };
+        // At most 2^20 tokens of 2^16 heads of 2^18 bytes by the caps above.
+        let tokens = u64::from(self.chunk_tokens).min(self.shape.n_tokens as u64);
+        check_range(
+            "bytes of a chunk's rows",
+            tokens * self.shape.n_kv_heads as u64 * row as u64,
+            MAX_CHUNK_BYTES,
+        )
     }
 }
 

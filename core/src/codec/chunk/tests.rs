@@ -138,6 +138,21 @@ fn rows_come_back_in_token_order_with_exact_ones_whole() {
 }
 
 #[test]
+fn tiles_that_cannot_hold_their_rows_are_refused_without_taking_memory_for_them() {
+    let (bytes, shape) = source(40, 2);
+    let view = KvView::new(&bytes, shape, KvStrides::head_major(&shape)).unwrap();
+    let s = stream(vec![Arc::new(Halved), Arc::new(Bloated)], &[1]);
+    let (chunk, _) = encode(&s, &view, 0..20).unwrap();
+    for head in 0..2 {
+        assert_eq!(s.check_head(&chunk, 0..20, head), Ok(()));
+        // What a forged count of tokens would ask for.
+        for tokens in [0..0, 0..1, 0..19, 0..21, 0..1 << 30] {
+            assert!(matches!(s.check_head(&chunk, tokens, head), Err(CodecError::Corrupt { .. })));
+        }
+    }
+}
+
+#[test]
 fn tiles_lie_as_the_layout_says() {
     let (bytes, shape) = source(6, 2);
     let view = KvView::new(&bytes, shape, KvStrides::head_major(&shape)).unwrap();

@@ -21,6 +21,17 @@ fn side() -> SideData {
     SideData { grid: vec![-1.0, 1.0], signs: vec![0b1010], codebook: Some(codebook) }
 }
 
+#[test]
+fn a_chunk_whose_rows_would_not_fit_memory_is_out_of_range() {
+    let whole = StreamInfo { chunk_tokens: 1 << 20, ..info(0, Kind::K, 1 << 20) };
+    let wide = |head_dim| StreamInfo { shape: KvShape { head_dim, ..whole.shape }, ..whole };
+    assert_eq!(wide(256).check(), Ok(()));
+    let (what, max) = ("bytes of a chunk's rows", 1 << 30);
+    assert_eq!(wide(257).check(), Err(FormatError::OutOfRange { what, value: 257 << 22, max }));
+    let few = StreamInfo { shape: KvShape { head_dim: 1 << 16, n_tokens: 9, ..whole.shape }, ..whole };
+    assert_eq!(few.check(), Ok(()));
+}
+
 /// One source file of 300 bytes: two tensors of 5 tokens (80 bytes each) at 40 and 160, one stream without tokens.
 fn source() -> Source {
     let strides = KvStrides { token: 8, head: 4, dim: 1 };

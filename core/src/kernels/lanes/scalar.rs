@@ -75,21 +75,14 @@ impl Lanes for [f32; LANES] {
     #[inline(always)]
     fn from_f16(bytes: &[u8; 2 * LANES]) -> Self {
         let mut x = [0.0; LANES];
-        x.iter_mut()
-            .zip(bytes.as_chunks::<2>().0)
-            .for_each(|(x, b)| *x = f16_widen(u16::from_le_bytes(*b)));
+        x.iter_mut().zip(bytes.as_chunks::<2>().0).for_each(|(x, b)| *x = f16_widen(u16::from_le_bytes(*b)));
         x
     }
 
     #[inline(always)]
     fn to_f16(self, bytes: &mut [u8; 2 * LANES]) {
         let x = self.clamp(65504.0);
-        bytes
-            .as_chunks_mut::<2>()
-            .0
-            .iter_mut()
-            .zip(x)
-            .for_each(|(b, x)| *b = f16_narrow(x).to_le_bytes());
+        bytes.as_chunks_mut::<2>().0.iter_mut().zip(x).for_each(|(b, x)| *b = f16_narrow(x).to_le_bytes());
     }
 
     #[inline(always)]
