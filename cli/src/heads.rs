@@ -109,7 +109,7 @@ pub(crate) struct Keys {
 /// What scores are multiplied by: the dump's own `scale` if it says one, else `1/sqrt(head_dim)`.
 pub(crate) fn scale(dump: &Dump, head_dim: usize) -> Result<f32> {
     let said = dump.meta.get("scale").map(|value| {
-        let number = value.as_f64().or_else(|| value.as_str()?.parse().ok());
+        let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
         number.filter(|s| s.is_finite()).with_context(|| format!("the dump's scale is not a number: {value}"))
     });
     #[allow(

@@ -258,19 +258,6 @@ impl Content {
 }
 
 impl Dump {
-    /// The softmax scale that the source gives, if it does.
-    #[must_use]
-    pub fn scale(&self) -> Option<f32> {
-        match self.meta.get("scale")? {
-            serde_json::Value::String(s) => s.trim().parse().ok(),
-            v => v.as_f64().map(|x| {
-                #[allow(clippy::cast_possible_truncation, reason = "a scale needs no more than f32")]
-                let scale = x as f32;
-                scale
-            }),
-        }
-    }
-
     /// The tensor of stream `i`.
     ///
     /// # Errors

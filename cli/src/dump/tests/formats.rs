@@ -15,7 +15,7 @@ fn the_shipped_dump_is_read_without_assumptions_about_numbers() {
     assert!(dump.streams.iter().all(|s| s.shape == shape && s.strides == KvStrides::head_major(&shape)));
     assert_eq!(dump.queries.iter().map(|q| (q.layer, q.shape)).next(), Some((1, [9, 128, 64])));
     assert_eq!(dump.queries.len(), 4);
-    assert_eq!(dump.scale(), Some(0.125));
+    assert_eq!(crate::heads::scale(&dump, 1).unwrap(), 0.125);
 }
 
 fn open_format(name: &str, options: &OpenOptions) -> Dump {

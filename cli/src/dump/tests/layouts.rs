@@ -107,7 +107,7 @@ fn safetensors_keep_queries_scale_and_values() {
     assert_eq!(layout.notes, Vec::<String>::new());
     let again = reopen(&bytes);
     assert_eq!(again.assumptions, Vec::<String>::new());
-    assert_eq!(again.scale(), Some(0.125));
+    assert_eq!(crate::heads::scale(&again, 1).unwrap(), 0.125);
     assert_eq!(worst_row(&dump, &again), 0.0);
     for (a, b) in dump.queries.iter().zip(&again.queries) {
         let bytes = |d: &Dump, q: &Queries| d.files[0].bytes[q.offset..][..9 * 128 * 64 * 2].to_vec();
