@@ -4,6 +4,38 @@
 //! of the stream's own type side by side. A [`TileCodec`] turns a tile into bytes and back on the caller's buffers.
 //! [`chunk`] joins the tiles of all heads of a token range, keeps chosen tokens exact and falls back to exact
 //! storage for tiles a lossy codec cannot represent (NaN, infinities).
+//!
+//! | codec | what it is | module with its bytes |
+//! |---|---|---|
+//! | `raw`, `lossless` | the rows, or their byte planes through a [`ByteCoder`] | `raw`, `lossless` |
+//! | `q8_0`, `q4_0`, `had+q8_0`, `had+q4_0` | llama.cpp's blocks, plain or of rotated rows | `block` |
+//! | `had+lm4`, `mean+had+lm3+ls`, ... | rotation, one scale a row, a Lloyd–Max grid | `lloyd_max` |
+//! | `int4c32`, `int2t64`, ... | integers with a minimum and a scale for each group (KIVI) | `int` |
+//! | `pq:16x8`, ... | product quantization | `pq` |
+//!
+//! Cost: each codec is one pass over the tile (`mean` adds one); nothing is allocated after [`prepare`].
+//!
+//! ```
+//! use tersa_core::codec::{CodecSpec, Side, Workspace, prepare};
+//! use tersa_core::num::DType;
+//!
+//! let (n_rows, head_dim) = (10, 64);
+//! let spec: CodecSpec = "had+lm4".parse()?;
+//! let side = Side::make(spec, head_dim, 1, None)?; // signs and grid: keep them with the codes
+//! let codec = prepare(spec, head_dim, DType::F16, &side)?;
+//!
+//! let rows = [0x3c_u8; 10 * 64 * 2];
+//! let size = codec.workspace(n_rows);
+//! let (mut floats, mut bytes) = (vec![0.0; size.floats], vec![0; size.bytes]);
+//! let mut ws = Workspace { floats: &mut floats, bytes: &mut bytes, coder: None };
+//! let mut code = vec![0; codec.bound(n_rows)];
+//! let len = codec.encode(&rows, &mut code, &mut ws)?;
+//! assert_eq!(len, 4 + n_rows * (2 + head_dim * 4 / 8));
+//!
+//! let mut decoded = [0_u8; 10 * 64 * 2];
+//! codec.decode(&code[..len], &mut decoded, &mut ws)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #[cfg(feature = "alloc")]
 mod block;

@@ -261,7 +261,8 @@ impl Source {
     }
 }
 
-/// Whether a name can only lead below the folder that files are restored in, on every system.
+/// Whether a name can only lead below the folder that files are restored in, where paths are POSIX's: drive letters are
+/// not looked for.
 fn is_plain_path(name: &str) -> bool {
     name.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
         && !name.contains(['\\', '\0'])
