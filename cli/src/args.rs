@@ -15,9 +15,9 @@ use crate::dump::{AxisOrder, Kind, NameMap, OpenOptions, Rotation, SourceFormat}
 
 const SHORT_HELP: &str = "\
 Examples:
-  tersa compress kv.safetensors -o kv.tersa        # preset `safe`: a quarter of f16
-  tersa compress kv.safetensors --ratio 6          # search the best codec of each layer for 6x
-  tersa decompress kv.tersa -o back.safetensors    # every byte where the source had it
+  tersa compress kv.safetensors -o kv.tersa           # a quarter of f16
+  tersa compress kv.safetensors --ratio 6 -o 6.tersa  # by layer, 6 times smaller
+  tersa decompress kv.tersa -o back.safetensors       # every byte in its place
 
 Exit codes: 0 ok, 1 failure, 2 usage, 3 damage found, 4 target not met.
 `tersa VERB --help` explains a verb and shows more examples.";
@@ -73,10 +73,10 @@ pub struct DumpArgs {
     #[arg(long, value_name = "NAMES")]
     pub map: Option<NameMap>,
     /// Elements of one head's row, where the shape does not tell
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     pub head_dim: Option<NonZeroUsize>,
     /// Number of key/value heads, where the shape does not tell
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     pub kv_heads: Option<NonZeroUsize>,
     /// The model's config.json, for its head counts [default: the one beside the dump, if there is one]
     #[arg(long, value_name = "FILE")]
@@ -154,7 +154,7 @@ pub struct TalkArgs {
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct JobsArgs {
     /// Threads [default: one for each core]
-    #[arg(short = 'j', long = "jobs", value_name = "N")]
+    #[arg(short = 'j', long = "jobs", value_name = "N", value_parser = count)]
     pub jobs: Option<NonZeroUsize>,
 }
 
@@ -169,22 +169,26 @@ impl JobsArgs {
 /// `tersa compress`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-Without a target the preset `safe` is used. The targets --bits, --ratio and --max-rel-error measure candidates on
-evenly spread chunks of each stream, choose, and check the recorded result; a target that cannot be met exits with 4.
+Without a target the preset `safe` is used. The targets --bits, --ratio and \
+--max-rel-error measure candidates on evenly spread chunks of each stream, choose, and \
+check the recorded result; a target that cannot be met exits with 4.
 
-Codecs: raw, lossless, q8_0, q4_0, had+q8_0, had+q4_0, [mean+]had+lm{2,3,4,5,6,8}[+unbiased|+ls],
-        int{2,4,8}{c,t}{32,64,128}, kivi{2,4,8}g{32,64,128}, pq:{m}x{nbits}; keys and values apart: k=SPEC,v=SPEC
+Codecs, for keys and values apart as k=SPEC,v=SPEC:
+  raw, lossless, q8_0, q4_0, had+q8_0, had+q4_0,
+  [mean+]had+lm{2,3,4,5,6,8}[+unbiased|+ls], int{2,4,8}{c,t}{32,64,128},
+  kivi{2,4,8}g{32,64,128}, pq:{m}x{4,6,8}
 
-Policy files give codecs to parts of the cache; the first rule that matches decides, the target covers the rest:
+Policy files give codecs to parts of the cache; the first rule that matches decides, \
+the target covers the rest:
   [[rule]]
   layers = \"0-1\"        # and/or heads = \"0,2\", kind = \"k\"
   codec = \"q8_0\"
 
 Examples:
-  tersa compress kv.safetensors                                  # -> kv.tersa
+  tersa compress kv.safetensors                        # -> kv.tersa
   tersa compress kv.safetensors -o kv4.tersa --codec k=had+lm4,v=had+lm3
-  tersa compress slot0.bin --preset lossless                     # a llama.cpp slot, back byte for byte
-  tersa compress kv.safetensors --bits 3 -v                      # at most 3 bits a value; say what was chosen
+  tersa compress slot0.bin --preset lossless           # back byte for byte
+  tersa compress kv.safetensors --bits 3 -o kv3.tersa  # at most 3 bits a value
   tersa compress dumps/*.safetensors --max-rel-error 0.02 -o packed/
   cat kv.safetensors | tersa compress - -o - > kv.tersa")]
 pub struct CompressArgs {
@@ -207,7 +211,7 @@ pub struct CompressArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub keep_recent: usize,
     /// Tokens in a chunk, the unit of random access
-    #[arg(long, value_name = "TOKENS", default_value = "256")]
+    #[arg(long, value_name = "TOKENS", default_value = "256", value_parser = count)]
     pub chunk: NonZeroUsize,
     /// Leave out everything that is not keys and values (other tensors, token lists)
     #[arg(long)]
@@ -278,11 +282,13 @@ impl From<PresetArg> for Preset {
 /// `tersa decompress`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-Without a selection and --to, the source's files come back as they were laid out: byte for byte from `raw` and
-`lossless`, of equal size and loadable from every other codec. Checksums are always verified.
+Without a selection and --to, the source's files come back as they were laid out: \
+byte for byte from `raw` and `lossless`, of equal size and loadable from every other \
+codec. Checksums are always verified. Another format may not hold everything; what is \
+left out is said.
 
 Examples:
-  tersa decompress kv.tersa                                      # the source's own file name, beside kv.tersa
+  tersa decompress kv.tersa                    # under the source's name
   tersa decompress slot0.tersa -o slot0.bin
   tersa decompress kv.tersa --to npz -o kv.npz
   tersa decompress kv.tersa --layers 1 --tokens 0..256 -o part.safetensors
@@ -334,16 +340,20 @@ fn to_format(s: &str) -> Result<ToArg, String> {
 /// `tersa inspect`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-Reads only the file's tables, never its chunks.
+Reads only a file's tables and headers, never its rows.
 
 Examples:
   tersa inspect kv.tersa
-  tersa inspect kv.tersa --json | jq .streams[0].codec
-  tersa inspect kv.tersa -v                                      # one line for each stream")]
+  tersa inspect kv.safetensors                 # what `compress` would find there
+  tersa inspect kv.tersa --json | jq '.streams[0].codec'
+  tersa inspect kv.tersa -v                    # one line for each stream")]
 pub struct InspectArgs {
-    /// A .tersa file
+    /// A .tersa file, - for one on standard input, or a dump: a file or folder
     #[arg(value_name = "IN")]
     pub input: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap makes a doc comment on a flattened group the verb's description")]
+    pub dump: DumpArgs,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap makes a doc comment on a flattened group the verb's description")]
     pub talk: TalkArgs,
@@ -352,13 +362,13 @@ pub struct InspectArgs {
 /// `tersa verify`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-Reads every byte, checks every checksum and decodes every chunk. Exits with 3 if anything is damaged, with 4 if the
-error against the original exceeds --max-rel.
+Reads every byte, checks every checksum and decodes every chunk. Exits with 3 if \
+anything is damaged, with 4 if the error against the original exceeds --max-rel.
 
 Examples:
   tersa verify kv.tersa
   tersa verify kv.tersa --against kv.safetensors
-  tersa verify kv.tersa --against kv.safetensors --max-rel 0.02")]
+  tersa verify kv.tersa --against kv.safetensors --max-rel 0.1")]
 pub struct VerifyArgs {
     /// A .tersa file
     #[arg(value_name = "IN")]
@@ -378,6 +388,11 @@ pub struct VerifyArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "see above")]
     pub talk: TalkArgs,
+}
+
+/// A count that cannot be 0.
+pub(crate) fn count(s: &str) -> Result<NonZeroUsize, String> {
+    s.parse().map_err(|_| "expected a whole number above 0".into())
 }
 
 fn positive(s: &str) -> Result<f64, String> {

@@ -37,10 +37,12 @@ const CHUNK_TOKENS: usize = 256;
 /// `tersa bench`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-Errors are relative (Frobenius norm), of keys and of values: mean over heads and layers. The output error is that of
-attention outputs with both replaced, mean over the last captured queries of each head. Speeds are those of one core,
-in GB of uncompressed rows a second: the best of 7 rounds in which all codecs take turns; `spread` is how much longer
-the median round took. `bits` counts everything that is stored for a value, codebooks included.
+Errors are relative (Frobenius norm), of keys and of values: mean over heads and \
+layers. The output error is that of attention outputs with both replaced, mean over the \
+last captured queries of each head. Speeds are those of one core, in GB of uncompressed \
+rows a second: the best of 7 rounds in which all codecs take turns; `spread` is how \
+much longer the median round took. `bits` counts everything that is stored for a value, \
+codebooks included.
 
 Examples:
   tersa bench kv.safetensors
@@ -67,7 +69,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub keep_sinks: usize,
     /// Use the last N captured queries of each head
-    #[arg(long, value_name = "N", default_value = "64")]
+    #[arg(long, value_name = "N", default_value = "64", value_parser = crate::args::count)]
     pub last_queries: std::num::NonZeroUsize,
     /// Report as JSON on standard output
     #[arg(long)]

@@ -114,7 +114,7 @@ fn target(args: &CompressArgs, dump: &Dump) -> Result<(String, Target)> {
     } else if let Some(ratio) = t.ratio {
         (format!("at least {ratio}x"), Target::Ratio(ratio))
     } else if let Some(max) = t.max_rel_error {
-        (format!("rel. error at most {max}"), Target::MaxRelError(max))
+        (format!("rel. error at most {}", RelError(max)), Target::MaxRelError(max))
     } else {
         // A default must serve every dump: without heads only exact codecs can.
         let preset: Preset = match t.preset {
@@ -129,10 +129,7 @@ fn target(args: &CompressArgs, dump: &Dump) -> Result<(String, Target)> {
 
 fn compress(args: &CompressArgs, policy: &Policy, input: &Path, output: &Path) -> Result<Report> {
     let start = Instant::now();
-    let dump = dump::open(std::slice::from_ref(&input.to_path_buf()), &args.dump.open_options())
-        .with_context(
-            || if is_dash(input) { "standard input".into() } else { input.display().to_string() },
-        )?;
+    let dump = dump::open(std::slice::from_ref(&input.to_path_buf()), &args.dump.open_options())?;
     let parts = select(&dump, &args.select)?;
     let (aim, target) = target(args, &dump)?;
     let keep = Keep { sinks: args.keep_sinks, recent: args.keep_recent };
@@ -188,7 +185,7 @@ fn compress(args: &CompressArgs, policy: &Policy, input: &Path, output: &Path) -
         };
         plan::check_heads(&dump, &codecs)?;
         let pack = Pack { dump: &dump, parts: &parts, plan: &codecs, keep, chunk_tokens, whole_source, jobs };
-        let metadata = metadata(&dump, &parts, &aim, keep, &args.select);
+        let metadata = metadata(&dump, &parts, &aim, keep, &args.select, whole_source);
         let mut progress = Progress::new("compressing", input_len, args.talk.quiet);
         let packed =
             pack.write(out.file(), &metadata, &mut progress).map_err(|e| output::blame(e, failed))?;
@@ -211,13 +208,24 @@ fn compress(args: &CompressArgs, policy: &Policy, input: &Path, output: &Path) -
         }
     };
     out.finish(args.force)?;
+    let mut notes = dump.assumptions.clone();
+    if !args.select.is_all() && !args.kv_only {
+        notes.extend(left_out(&dump));
+    }
+    if packed.file_len > input_len {
+        notes.push(format!(
+            "larger than the source: {} tokens save less than the tables of {} streams take",
+            parts.iter().map(|p| p.stream.shape.n_tokens).max().unwrap_or(0),
+            parts.len()
+        ));
+    }
     Ok(Report {
         input: input.into(),
         output: output.into(),
         aim,
         searched: search.is_some(),
         defaulted: args.policy.is_none() && is_default(args),
-        assumptions: dump.assumptions.clone(),
+        notes,
         source_len: input_len,
         kv_len,
         n_values,
@@ -225,6 +233,18 @@ fn compress(args: &CompressArgs, policy: &Policy, input: &Path, output: &Path) -
         streams: streams(&parts, &codecs, &packed),
         packed,
     })
+}
+
+/// What a selection does not take along, in words.
+fn left_out(dump: &Dump) -> Option<String> {
+    let queries = (!dump.queries.is_empty()).then(|| "captured queries".to_owned());
+    let others = match &dump.others[..] {
+        [] => None,
+        [one] => Some(format!("tensor `{one}`")),
+        [first, rest @ ..] => Some(format!("tensor `{first}` and {} more", rest.len())),
+    };
+    let parts: Vec<String> = queries.into_iter().chain(others).collect();
+    (!parts.is_empty()).then(|| format!("a selection holds keys and values only, not {}", parts.join(", ")))
 }
 
 fn is_default(args: &CompressArgs) -> bool {
@@ -236,11 +256,21 @@ fn is_default(args: &CompressArgs) -> bool {
         && t.max_rel_error.is_none()
 }
 
-fn metadata(dump: &Dump, parts: &[Part<'_>], aim: &str, keep: Keep, selection: &SelectArgs) -> String {
+fn metadata(
+    dump: &Dump,
+    parts: &[Part<'_>],
+    aim: &str,
+    keep: Keep,
+    selection: &SelectArgs,
+    whole_source: bool,
+) -> String {
     let streams: Vec<_> = parts.iter().map(|p| &p.stream).collect();
     let plan = json!({ "target": aim, "keep_sinks": keep.sinks, "keep_recent": keep.recent });
     let mut meta = Metadata::of(dump, &streams, plan);
     meta.selection = Selection::of(selection);
+    if whole_source {
+        meta = meta.with_others(dump);
+    }
     serde_json::to_string(&meta).expect("maps with string keys are JSON")
 }
 
@@ -280,7 +310,8 @@ struct Report {
     aim: String,
     searched: bool,
     defaulted: bool,
-    assumptions: Vec<String>,
+    /// What was assumed or left out.
+    notes: Vec<String>,
     source_len: u64,
     kv_len: u64,
     n_values: u64,
@@ -308,7 +339,7 @@ impl Report {
             return Ok(());
         }
         let mut text = String::new();
-        for note in &self.assumptions {
+        for note in &self.notes {
             text += &format!("note: {note}\n");
         }
         let raw: u64 = self.streams.iter().map(|s| s.stats.raw_tiles).sum();
@@ -412,7 +443,7 @@ impl Report {
                 "k": self.error(Kind::K).rel_error(), "v": self.error(Kind::V).rel_error(),
             },
             "seconds": self.seconds, "gb_per_s": self.rate().gb_per_s(),
-            "assumptions": self.assumptions, "streams": streams,
+            "notes": self.notes, "streams": streams,
         })
     }
 }

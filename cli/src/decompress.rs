@@ -10,9 +10,9 @@ use serde_json::json;
 use tersa_core::format::ReadAt;
 
 use crate::archive::{Archive, Pick};
-use crate::args::{DecompressArgs, ToArg};
-use crate::dump::SourceFormat;
+use crate::args::{DecompressArgs, SelectArgs, ToArg};
 use crate::dump::layout::{Layout, Target};
+use crate::dump::{Skeleton, SourceFormat};
 use crate::exit::Fault;
 use crate::files::{FileBytes, write_all_at};
 use crate::output::{self, Output, OutputFolder, is_dash};
@@ -95,9 +95,17 @@ impl Restore {
                 archive.name()
             ));
         }
-        let skeleton = archive.skeleton(&picks, llama)?;
-        let layout = Layout::new(&skeleton, target)
+        let mut skeleton = archive.skeleton(&picks, llama)?;
+        let dropped = keep_matching_queries(&mut skeleton, &args.select);
+        if !llama && target == Target::Safetensors && !skeleton.queries.is_empty() {
+            // Their bytes are among those beside the keys and values.
+            skeleton.files = archive.skeleton(&picks, true)?.files;
+        }
+        let mut layout = Layout::new(&skeleton, target)
             .map_err(|e| anyhow!("{}: cannot be written in that format: {e:#}", archive.name()))?;
+        if dropped {
+            layout.notes.push("left out: captured queries, which belong to all tokens and heads".into());
+        }
         Ok(Self { picks, layout, as_source: false })
     }
 
@@ -128,6 +136,16 @@ impl Restore {
             files.iter().map(|f| f.try_clone()).collect::<Result<Vec<_>, _>>().with_context(failed)?;
         self.layout.finish(&owned).with_context(failed)
     }
+}
+
+/// Queries belong to the last tokens and to all heads of a layer: those of other selections are removed, and whether
+/// there were any is returned.
+fn keep_matching_queries(skeleton: &mut Skeleton, select: &SelectArgs) -> bool {
+    let whole = select.tokens.is_none() && select.heads.is_none();
+    let dropped = !whole && !skeleton.queries.is_empty();
+    let picked = |layer: u32| select.layers.as_ref().is_none_or(|l| l.contains(layer as usize));
+    skeleton.queries.retain(|q| whole && picked(q.layer));
+    dropped
 }
 
 /// Where the result goes.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tersa_core::format::Kind as StoredKind;
 
 use crate::archive::{Archive, Pick};
-use crate::args::{DumpArgs, IndexSet, JobsArgs};
+use crate::args::{DumpArgs, IndexSet, JobsArgs, count};
 use crate::attention::{GroupQueries, OutputErrors, Reference, mean_and_p95};
 use crate::coding::Scratch;
 use crate::dump::{Dump, Queries};
@@ -24,18 +24,21 @@ use crate::report::{Table, error};
 /// `tersa eval`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-For each captured query q of each query head, o = softmax(q k^T scale) v over the tokens at or before its own. The error
-of a head's output is |o' - o| / |o| with o' from decompressed keys (K only), values (V only) or both. Reported are the
-mean and the 95th percentile over queries and heads, and the largest difference of a score q k^T scale.
+For each captured query q of each query head, o = softmax(q k^T scale) v over the \
+tokens at or before its own. The error of a head's output is |o' - o| / |o| with o' \
+from decompressed keys (K only), values (V only) or both. Reported are the mean and the \
+95th percentile over queries and heads, and the largest difference of a score \
+q k^T scale.
 
-Queries are [q_heads][n_queries][head_dim], after RoPE, not scaled (tensors q.L0, q.L1, ... beside the keys); the last
-one belongs to the last token. Query head h asks kv head h / (q_heads / kv_heads). The scale is the dump's metadata
-`scale`, else 1/sqrt(head_dim).
+Queries are [q_heads][n_queries][head_dim], after RoPE, not scaled (tensors q.L0, q.L1, \
+... beside the keys); the last one belongs to the last token. Query head h asks kv head \
+h / (q_heads / kv_heads). The scale is the dump's metadata `scale`, else \
+1/sqrt(head_dim).
 
 Examples:
   tersa eval kv.tersa --against kv.safetensors
   tersa eval kv.tersa --against kv.safetensors --queries q.safetensors --json
-  tersa eval kv.tersa --against kv.safetensors --layers 5,11,17 --last-queries 256")]
+  tersa eval kv.tersa --against kv.safetensors --layers 0-9 --last-queries 256")]
 pub struct EvalArgs {
     /// A .tersa file
     #[arg(value_name = "IN")]
@@ -47,10 +50,10 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FILE")]
     pub queries: Option<PathBuf>,
     /// Use the last N captured queries of each head
-    #[arg(long, value_name = "N", default_value = "64")]
+    #[arg(long, value_name = "N", default_value = "64", value_parser = count)]
     pub last_queries: NonZeroUsize,
     /// Tokens that a query sees, for sliding-window layers [default: all]
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = count)]
     pub window: Option<NonZeroUsize>,
     /// Only these layers, e.g. 0-3,7
     #[arg(long, value_name = "LIST")]
@@ -135,7 +138,7 @@ fn tasks<'a>(
             let (original, stored) = (dump.streams[stream].shape, archive.reader.streams()[found].shape);
             ensure!(
                 original == stored,
-                "layer {}: {} holds {} tokens x {} heads x {} {}, the original {} x {} x {} {}: eval compares whole layers",
+                "layer {}: {} holds {} tokens x {} heads x {} {}, the original {} x {} x {} {}: eval compares whole layers, packed without --tokens and --heads",
                 layer.layer,
                 archive.name(),
                 stored.n_tokens,

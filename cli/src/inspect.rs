@@ -1,15 +1,20 @@
 //! `tersa inspect`: what a file holds, from its tables alone.
 
-use std::io::Write as _;
+mod dump;
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use tersa_core::codec::chunk::HeadStats;
-use tersa_core::format::{FormatError, ReadAt, ReadError, Section, StreamInfo};
+use tersa_core::format::{FormatError, MAGIC, ReadAt, ReadError, Section, StreamInfo};
 
 use crate::archive::{Archive, kind};
 use crate::args::{InspectArgs, kind_letter};
 use crate::files::FileBytes;
+use crate::output::is_dash;
 use crate::pack::total;
 use crate::report::{Bytes, Ratio, RelError, Table, runs};
 
@@ -30,6 +35,9 @@ const SECTIONS: [Section; 8] = [
 /// # Errors
 /// If the file cannot be read or its tables are damaged.
 pub fn run(args: &InspectArgs) -> Result<()> {
+    if !is_dash(&args.input) && !begins_as_container(&args.input)? {
+        return dump::run(args);
+    }
     let archive = Archive::open(&args.input)?;
     let facts = Facts::read(&archive)?;
     let text = if args.talk.json {
@@ -38,6 +46,20 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         facts.text(&archive, args.talk.verbose)
     };
     std::io::stdout().write_all(text.as_bytes()).context("standard output")
+}
+
+/// Whether to read the file as a container: it begins as one, or is called one and should be told that it is none.
+fn begins_as_container(path: &Path) -> Result<bool> {
+    let name = || path.display().to_string();
+    if path.is_dir() {
+        return Ok(false);
+    }
+    if path.extension().is_some_and(|e| e == "tersa") {
+        return Ok(true);
+    }
+    let mut start = Vec::new();
+    File::open(path).and_then(|f| f.take(8).read_to_end(&mut start)).with_context(name)?;
+    Ok(start == MAGIC)
 }
 
 /// What is shown of one stream.

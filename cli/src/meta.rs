@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tersa_core::num::DType;
 
 use crate::args::SelectArgs;
-use crate::dump::{Dump, DumpStream, SourceFormat};
+use crate::dump::{Dump, DumpStream, Queries, SourceFormat};
 
 /// The metadata of a `.tersa` file. Fields that a release does not know are ignored.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -33,8 +34,45 @@ pub struct Metadata {
     pub plan: Value,
     /// The part of the source that was packed.
     pub selection: Selection,
+    /// Captured queries among the verbatim bytes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub queries: Vec<QueriesAt>,
+    /// Names of the source's tensors that are neither keys, values nor queries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<String>,
     /// Positions of the tokens by part, as runs `[first, count]`, where they are not simply 0, 1, 2, ...
     pub positions: BTreeMap<u32, Vec<(i32, u32)>>,
+}
+
+/// Where the captured queries of a layer are in the source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QueriesAt {
+    /// Layer number.
+    pub layer: u32,
+    /// Query heads, queries of each, elements of each.
+    pub shape: [usize; 3],
+    /// Element type.
+    pub dtype: String,
+    /// Which of the source's files.
+    pub file: usize,
+    /// Byte offset in it.
+    pub offset: usize,
+}
+
+impl QueriesAt {
+    fn of(q: &Queries) -> Self {
+        let Queries { layer, shape, dtype, file, offset } = *q;
+        Self { layer, shape, dtype: dtype.name().into(), file, offset }
+    }
+
+    /// As readers of dumps give them, if this is sound: the numbers are a file's.
+    fn queries(&self) -> Option<Queries> {
+        let dtype = DType::from_name(&self.dtype).filter(|d| d.is_plain())?;
+        let n = self.shape.iter().try_fold(1, |n: usize, &size| n.checked_mul(size))?;
+        dtype.bytes_for(n)?;
+        Some(Queries { layer: self.layer, shape: self.shape, dtype, file: self.file, offset: self.offset })
+    }
 }
 
 /// What `--tokens` and `--heads` left of every stream, as they were written.
@@ -81,7 +119,22 @@ impl Metadata {
             plan,
             selection: Selection::default(),
             positions: positions.collect(),
+            ..Self::default()
         }
+    }
+
+    /// Adds what the source holds beside keys and values, if its bytes are kept.
+    #[must_use]
+    pub fn with_others(mut self, dump: &Dump) -> Self {
+        self.queries = dump.queries.iter().map(QueriesAt::of).collect();
+        self.others.clone_from(&dump.others);
+        self
+    }
+
+    /// The captured queries; those that make no sense are not given.
+    #[must_use]
+    pub fn queries(&self) -> Vec<Queries> {
+        self.queries.iter().filter_map(QueriesAt::queries).collect()
     }
 
     /// The format of the source, if this release knows it.

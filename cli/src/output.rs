@@ -119,8 +119,10 @@ impl Output {
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
         let mut held = temporaries();
-        let temporary =
-            builder.tempfile_in(folder).with_context(|| format!("{}: cannot create it", path.display()))?;
+        let temporary = builder
+            .tempfile_in(folder)
+            .map_err(cause)
+            .with_context(|| format!("{}: cannot create it", path.display()))?;
         held.push(temporary.path().to_owned());
         Ok(Self { file: Target::Named(temporary), path: path.into() })
     }
@@ -188,6 +190,15 @@ fn is_device(path: &Path) -> bool {
     path.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir())
 }
 
+/// The system's own error, without the temporary's name, which means nothing to who named another file.
+fn cause(e: std::io::Error) -> std::io::Error {
+    let inner = e.get_ref().and_then(|e| e.source()).and_then(|e| e.downcast_ref::<std::io::Error>());
+    match inner.and_then(std::io::Error::raw_os_error) {
+        Some(code) => std::io::Error::from_raw_os_error(code),
+        None => e,
+    }
+}
+
 /// As [`check`] for a folder of files.
 ///
 /// # Errors
@@ -235,8 +246,10 @@ impl OutputFolder {
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777)); // less the umask
         let mut held = temporaries();
-        let temporary =
-            builder.tempdir_in(beside).with_context(|| format!("{}: cannot create it", path.display()))?;
+        let temporary = builder
+            .tempdir_in(beside)
+            .map_err(cause)
+            .with_context(|| format!("{}: cannot create it", path.display()))?;
         held.push(temporary.path().to_owned());
         Ok(Self { temporary, path: path.into() })
     }

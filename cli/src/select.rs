@@ -141,6 +141,7 @@ mod tests {
             files: vec![SourceFile { path: "x".into(), name: "x".into(), bytes: FileBytes::Owned(bytes) }],
             streams: vec![stream(0), stream(3)],
             queries: Vec::new(),
+            others: Vec::new(),
             format: SourceFormat::Npy,
             meta: serde_json::Map::new(),
             assumptions: Vec::new(),

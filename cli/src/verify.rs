@@ -30,10 +30,7 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     let original = args
         .against
         .as_ref()
-        .map(|path| {
-            dump::open(std::slice::from_ref(path), &args.dump.open_options())
-                .with_context(|| path.display().to_string())
-        })
+        .map(|path| dump::open(std::slice::from_ref(path), &args.dump.open_options()))
         .transpose()?;
     let parts = original.as_ref().map(|dump| matching(&archive, dump, args)).transpose()?;
     let mut progress = Progress::new("checking", 2 * archive.reader.file_len(), args.talk.quiet);

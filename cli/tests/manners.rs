@@ -37,7 +37,8 @@ fn usage_errors_exit_with_2_and_failures_with_1() {
         "compress text",
         "decompress missing",
         "decompress text",
-        "inspect .",
+        "decompress .",
+        "inspect text",
         "verify missing",
     ] {
         run(dir, args, 1);

@@ -15,7 +15,7 @@ use tersa_core::view::KvStrides;
 
 use super::llama::parse::Container;
 use super::region::Skeleton;
-use super::{DumpStream, Kind};
+use super::{DumpStream, Kind, SourceFormat};
 
 /// What to write a dump as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,6 +227,29 @@ fn positions(source: &Skeleton) -> Vec<(String, Vec<u8>)> {
         (!counted).then(|| (format!("positions{}", part_suffix(part[0].part, several)), bytes()))
     };
     source.streams.chunk_by(|a, b| a.part == b.part).filter_map(listed).collect()
+}
+
+/// What of the source does not go into a file of plain values, in words; nothing is lost silently.
+///
+/// `queries` and `meta`: whether the format takes these.
+fn left_out(source: &Skeleton, queries: bool, meta: bool) -> Option<String> {
+    let mut parts = Vec::new();
+    if !queries && !source.queries.is_empty() {
+        parts.push("captured queries (safetensors takes them)".to_owned());
+    }
+    match &source.others[..] {
+        [] => {}
+        [one] => parts.push(format!("tensor `{one}`")),
+        [first, rest @ ..] => parts.push(format!("tensor `{first}` and {} more", rest.len())),
+    }
+    let has_files = !source.files.is_empty();
+    if has_files && matches!(source.format, SourceFormat::LlamaSession | SourceFormat::LlamaSequence) {
+        parts.push("llama.cpp's tokens and cells (but for positions)".to_owned());
+    }
+    if !meta && !source.meta.is_empty() {
+        parts.push("metadata".to_owned());
+    }
+    (!parts.is_empty()).then(|| format!("left out: {}", parts.join(", ")))
 }
 
 /// What every export of plain values should say.

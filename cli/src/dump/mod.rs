@@ -54,6 +54,8 @@ pub struct Dump {
     pub streams: Vec<DumpStream>,
     /// Captured queries, if the dump carries any.
     pub queries: Vec<Queries>,
+    /// Names of the tensors that are neither keys, values nor queries, in the source's order.
+    pub others: Vec<String>,
     /// What kind of files these are.
     pub format: SourceFormat,
     /// Free-form facts from the source (model, rope base, scale, ...), as written there.
@@ -206,6 +208,7 @@ impl std::str::FromStr for SourceFormat {
 struct Content {
     streams: Vec<DumpStream>,
     queries: Vec<Queries>,
+    others: Vec<String>,
     meta: serde_json::Map<String, serde_json::Value>,
     assumptions: Vec<String>,
     heads_known: bool,
@@ -217,6 +220,7 @@ impl Default for Content {
         Self {
             streams: Vec::new(),
             queries: Vec::new(),
+            others: Vec::new(),
             meta: serde_json::Map::new(),
             assumptions: Vec::new(),
             heads_known: true,

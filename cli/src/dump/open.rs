@@ -1,5 +1,6 @@
 //! From paths or bytes to a dump: mapping files, walking a folder, finding out what they are.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -23,12 +24,21 @@ use super::{
 /// # Errors
 /// If a file cannot be read, is in no known format, is damaged, or can be read in more than one way.
 pub fn open(paths: &[PathBuf], options: &OpenOptions) -> Result<Dump> {
+    let dump = open_paths(paths, options);
+    match paths {
+        [one] if one.as_os_str() == "-" => dump.context("standard input"),
+        [one] => dump.with_context(|| one.display().to_string()),
+        _ => dump,
+    }
+}
+
+fn open_paths(paths: &[PathBuf], options: &OpenOptions) -> Result<Dump> {
     let mut files = Vec::new();
     let mut content = Content::default();
     for path in paths {
         if path.as_os_str() == "-" {
             let mut bytes = Vec::new();
-            std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+            std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read it")?;
             files.push(SourceFile {
                 path: path.clone(),
                 name: "stdin".into(),
@@ -38,7 +48,8 @@ pub fn open(paths: &[PathBuf], options: &OpenOptions) -> Result<Dump> {
             add_folder(path, &mut files, &mut content)?;
         } else {
             let name = path.file_name().context("no file name")?.to_string_lossy().into_owned();
-            files.push(SourceFile { path: path.clone(), name, bytes: map(path)? });
+            let bytes = label(map(path), &path.display().to_string(), paths.len() == 1)?;
+            files.push(SourceFile { path: path.clone(), name, bytes });
         }
     }
     let first = paths.first().context("no input")?;
@@ -58,21 +69,20 @@ pub fn open_bytes(name: &str, bytes: Vec<u8>, options: &OpenOptions) -> Result<D
 
 #[allow(unsafe_code, reason = "the one map in the program")]
 fn map(path: &Path) -> Result<FileBytes> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let len = file.metadata().with_context(|| format!("cannot read {}", path.display()))?;
-    ensure!(len.is_file(), "{} is not a file", path.display());
+    let file = File::open(path).context("cannot open it")?;
+    let len = file.metadata().context("cannot read it")?;
+    ensure!(len.is_file(), "not a file");
     // SAFETY: nothing here writes through the map. A program that changes the file meanwhile changes bytes that every
     // reader treats as untrusted and checks where it uses them; one that cuts it short ends this process (SIGBUS),
     // which leaves destinations absent or old.
-    let map =
-        unsafe { memmap2::Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))?;
+    let map = unsafe { memmap2::Mmap::map(&file) }.context("cannot map it")?;
     Ok(FileBytes::Mapped(map))
 }
 
 /// Adds the dump files of `folder` in the order of their names; others are named and left.
 fn add_folder(folder: &Path, files: &mut Vec<SourceFile>, content: &mut Content) -> Result<()> {
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+    for entry in std::fs::read_dir(folder).context("cannot read the folder")? {
         let entry = entry?;
         if entry.path().is_file() {
             names.push(entry.file_name());
@@ -82,7 +92,8 @@ fn add_folder(folder: &Path, files: &mut Vec<SourceFile>, content: &mut Content)
     let before = files.len();
     for name in names {
         let path = folder.join(&name);
-        let (name, bytes) = (name.to_string_lossy().into_owned(), map(&path)?);
+        let (name, bytes) =
+            (name.to_string_lossy().into_owned(), map(&path).with_context(|| path.display().to_string())?);
         if sniff(&bytes).is_some() {
             files.push(SourceFile { path, name, bytes });
         } else {
@@ -91,8 +102,7 @@ fn add_folder(folder: &Path, files: &mut Vec<SourceFile>, content: &mut Content)
     }
     ensure!(
         files.len() > before,
-        "{} holds no file in a known format (of a folder of folders, name the ones that hold the files)",
-        folder.display()
+        "holds no file in a known format (of a folder of folders, name the ones that hold the files)"
     );
     Ok(())
 }
@@ -109,6 +119,11 @@ fn sniff(bytes: &[u8]) -> Option<SourceFormat> {
     }
 }
 
+/// Names the file in an error, unless it is the only one, whose path the caller names.
+fn label<T>(result: Result<T>, name: &str, alone: bool) -> Result<T> {
+    if alone { result } else { result.with_context(|| name.to_owned()) }
+}
+
 fn read(
     mut files: Vec<SourceFile>,
     known: Known,
@@ -116,14 +131,18 @@ fn read(
     mut content: Content,
 ) -> Result<Dump> {
     ensure!(!files.is_empty(), "no input");
+    let alone = files.len() == 1;
     let mut format = None;
     for file in &files {
         let found = match options.format {
             Some(f) => f,
-            None => sniff(&file.bytes).with_context(|| {
-                let known: Vec<&str> = SourceFormat::ALL.iter().map(|f| f.name()).collect();
-                format!("{} begins like none of the known formats ({})", file.name, known.join(", "))
-            })?,
+            None => {
+                let found = sniff(&file.bytes).with_context(|| {
+                    let known: Vec<&str> = SourceFormat::ALL.iter().map(|f| f.name()).collect();
+                    format!("begins like none of the known formats ({})", known.join(", "))
+                });
+                label(found, &file.name, alone)?
+            }
         };
         let first = *format.get_or_insert(found);
         ensure!(
@@ -136,8 +155,7 @@ fn read(
     let format = match format {
         Some(SourceFormat::LlamaSession | SourceFormat::LlamaSequence) => {
             let [file] = files.as_slice() else { bail!("llama.cpp state files are compressed one by one") };
-            llama::read(&file.bytes, 0, &known, options.rotation, &mut content)
-                .with_context(|| file.name.clone())?;
+            llama::read(&file.bytes, 0, &known, options.rotation, &mut content)?;
             match llama::sniff(&file.bytes) {
                 Some(Container::Session) => SourceFormat::LlamaSession,
                 _ => SourceFormat::LlamaSequence,
@@ -145,33 +163,33 @@ fn read(
         }
         Some(SourceFormat::Npy) => {
             for (i, file) in files.iter().enumerate() {
-                let (tensor, note) =
-                    npy::read(&file.name, &file.bytes, i, 0).with_context(|| file.name.clone())?;
+                let (tensor, note) = label(npy::read(&file.name, &file.bytes, i, 0), &file.name, alone)?;
                 note.into_iter().for_each(|n| content.assume(n));
                 ensure!(files.len() == 1, "arrays are compressed one by one, or all in one .npz");
-                axes::add_whole(&tensor, &known, &mut content).with_context(|| file.name.clone())?;
+                label(axes::add_whole(&tensor, &known, &mut content), &file.name, alone)?;
             }
             SourceFormat::Npy
         }
         Some(SourceFormat::Npz) => {
             let mut tensors = Vec::new();
             for (i, file) in files.iter_mut().enumerate() {
-                if let Some(stored) = npz::unpack(&file.bytes).with_context(|| file.name.clone())? {
+                if let Some(stored) = label(npz::unpack(&file.bytes), &file.name, alone)? {
                     file.bytes = FileBytes::Owned(stored);
                     content.assume(format!(
                         "{} has deflated members: it is restored as an equal archive of stored ones",
                         file.name
                     ));
                 }
-                tensors.extend(npz::read(&file.bytes, i, &mut content).with_context(|| file.name.clone())?);
+                tensors.extend(label(npz::read(&file.bytes, i, &mut content), &file.name, alone)?);
             }
             add_named(&tensors, known, options, &mut content)?;
+            content.others = others(&tensors, &content);
             SourceFormat::Npz
         }
         Some(_) => {
             let mut tensors = Vec::new();
             for (i, file) in files.iter().enumerate() {
-                let (list, meta) = safetensors::read(&file.bytes, i).with_context(|| file.name.clone())?;
+                let (list, meta) = label(safetensors::read(&file.bytes, i), &file.name, alone)?;
                 ensure!(
                     tensors.is_empty() || vllm::sniff(&list) == vllm::sniff(&tensors[..1]),
                     "{} and {} are different kinds of dumps",
@@ -181,7 +199,9 @@ fn read(
                 tensors.extend(list);
                 content.meta.extend(meta);
             }
-            add_safetensors(&tensors, &files, known, options, &mut content)?
+            let format = add_safetensors(&tensors, &files, known, options, &mut content)?;
+            content.others = others(&tensors, &content);
+            format
         }
         None => bail!("no input"),
     };
@@ -260,6 +280,22 @@ fn add_queries(t: &Tensor, layer: u32, content: &mut Content) {
     }
 }
 
+/// Names of the tensors that no stream and no queries begin in. `tensors` is in the order of files.
+fn others(tensors: &[Tensor], content: &Content) -> Vec<String> {
+    let starts = |t: &Tensor| (t.file, t.offset);
+    let mut ordered: Vec<&Tensor> = tensors.iter().collect();
+    ordered.sort_by_key(|t| starts(t));
+    let of_streams = content.streams.iter().map(|s| (s.file, s.offset));
+    let used: BTreeSet<(usize, usize)> = of_streams
+        .chain(content.queries.iter().map(|q| (q.file, q.offset)))
+        .filter_map(|at| {
+            let after = ordered.partition_point(|t| starts(t) <= at);
+            Some(starts(ordered.get(after.checked_sub(1)?)?))
+        })
+        .collect();
+    tensors.iter().filter(|t| !used.contains(&starts(t))).map(|t| t.name.clone()).collect()
+}
+
 /// Checks every stream against its file, so that whoever holds a [`Dump`] can rely on its views.
 fn finish(files: Vec<SourceFile>, format: SourceFormat, mut content: Content) -> Result<Dump> {
     content.streams.sort_by_key(|s| (s.part, s.layer, s.kind));
@@ -293,6 +329,7 @@ fn finish(files: Vec<SourceFile>, format: SourceFormat, mut content: Content) ->
         files,
         streams: content.streams,
         queries: content.queries,
+        others: content.others,
         format,
         meta: content.meta,
         assumptions: content.assumptions,

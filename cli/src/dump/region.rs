@@ -15,6 +15,8 @@ pub struct Skeleton {
     pub streams: Vec<DumpStream>,
     /// Captured queries, with their places in the source; their bytes are among the verbatim ones.
     pub queries: Vec<Queries>,
+    /// As [`Dump::others`].
+    pub others: Vec<String>,
     /// As [`Dump::meta`].
     pub meta: serde_json::Map<String, serde_json::Value>,
     /// As [`Dump::heads_known`].
@@ -86,6 +88,7 @@ impl Dump {
             files,
             streams: self.streams.clone(),
             queries: self.queries.clone(),
+            others: self.others.clone(),
             meta: self.meta.clone(),
             heads_known: self.heads_known,
             rotation_known: self.rotation_known,

@@ -23,7 +23,15 @@ pub(super) fn layout(source: &Skeleton, container: Container, version: Option<u3
              file can be written back as one"
         ),
     };
-    ensure!(own == container, "the source is a {} file; {container:?} files hold other cells", source.format);
+    let wanted = match container {
+        Container::Session => SourceFormat::LlamaSession,
+        Container::Sequence => SourceFormat::LlamaSequence,
+    };
+    ensure!(
+        own == container,
+        "the source is a {} file, whose cells a {wanted} file cannot hold; --to llama writes the source's own kind",
+        source.format
+    );
     let [file] = source.files.as_slice() else { bail!("a llama.cpp state is one file") };
     let state = parse(&Pieces::new(file.len, &file.verbatim)).context("the source's headers")?;
     let number = version.unwrap_or(state.version.number);

@@ -29,6 +29,7 @@ pub(super) fn layout(source: &Skeleton) -> Result<Layout> {
         let layers: Vec<String> = pairs.0.iter().map(|[k, _]| k.layer.to_string()).collect();
         notes.push(format!("layers {} are numbered from 0 in one array", layers.join(", ")));
     }
+    notes.extend(super::left_out(source, false, false));
     let sizes = [n_layers, 2, shape.n_kv_heads, shape.n_tokens, shape.head_dim];
     let head = npy::header(descr(dtype), &sizes, 0)?;
     let stream_len = super::stream_len(first, dtype)?;

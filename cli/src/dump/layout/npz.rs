@@ -27,6 +27,7 @@ pub(super) fn layout(source: &Skeleton) -> Result<Layout> {
         let offset = zip.add(&name, "<i4", &[bytes.len() / 4], bytes.len() as u64)?;
         zip.verbatim.push((offset, bytes));
     }
+    notes.extend(super::left_out(source, false, false));
     let (file, finish) = zip.finish()?;
     Ok(Layout { files: vec![file], placements, finish, notes })
 }

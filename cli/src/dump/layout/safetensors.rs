@@ -48,10 +48,12 @@ pub(super) fn layout(source: &Skeleton) -> Result<Layout> {
     placements.iter_mut().for_each(|p| p.offset += data);
     let mut verbatim = vec![(0, head)];
     verbatim.extend(extras.into_iter().map(|(at, bytes)| (at + data, bytes)));
+    let mut notes = super::common_notes(source);
+    notes.extend(super::left_out(source, true, true));
     Ok(Layout {
         files: vec![OutFile { name: "kv.safetensors".into(), len: data + end, verbatim }],
         placements,
-        notes: super::common_notes(source),
+        notes,
         ..Layout::default()
     })
 }

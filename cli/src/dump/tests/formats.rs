@@ -94,8 +94,9 @@ fn heads_side_by_side_without_a_head_size_are_one_head() {
 
 #[test]
 fn as_many_tokens_as_heads_is_refused_until_an_option_decides() {
-    let refused =
-        |options: &OpenOptions| read("formats/ambiguous.safetensors", options).err().unwrap().to_string();
+    let refused = |options: &OpenOptions| {
+        format!("{:#}", read("formats/ambiguous.safetensors", options).err().unwrap())
+    };
     for options in [OpenOptions::default(), heads(3)] {
         let message = refused(&options);
         assert!(message.contains("--layout htd") && message.contains("--layout thd"), "{message}");
@@ -125,7 +126,7 @@ fn mlx_caches_of_both_metadata_forms_are_read() {
         assert_eq!(dump.assumptions.iter().any(|a| a.contains("ring")), name.contains("rotating"));
     }
     let message =
-        read("formats/mlx-quantized.safetensors", &OpenOptions::default()).err().unwrap().to_string();
+        format!("{:#}", read("formats/mlx-quantized.safetensors", &OpenOptions::default()).err().unwrap());
     assert!(message.contains("QuantizedKVCache") && message.contains("dequantize"), "{message}");
 }
 
