@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::nostd;
-use crate::run::{cargo, program, run, target, works};
+use crate::run::{cargo, program, root, run, target, works};
 
 /// What became of a step that did not fail.
 pub(crate) enum Outcome {
@@ -103,8 +103,30 @@ fn at_level(level: &str) -> Result<Outcome, String> {
     if level != "scalar" && !cfg!(target_arch = "x86_64") {
         return Ok(Outcome::Skipped(format!("{level}: not a level of this architecture, skipped")));
     }
-    run(cargo().env("TERSA_CPU", level).args(["test", "-p", "tersa-cli"]))?;
+    // Picked from the whole workspace: `-p tersa-cli` would unite other features and build everything once more.
+    let mut test = cargo();
+    test.env("TERSA_CPU", level).args(["test", "--workspace"]);
+    for name in command_line_tests().map_err(|e| format!("cli/tests: {e}"))? {
+        test.arg("--test").arg(name);
+    }
+    run(&mut test)?;
     Ok(Outcome::Passed)
+}
+
+/// The test programs that start the command, which is what reads `TERSA_CPU`.
+fn command_line_tests() -> std::io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(root().join("cli/tests"))? {
+        let path = entry?.path();
+        let stem = path.file_stem().and_then(|s| s.to_str());
+        if let Some(stem) = stem.filter(|_| path.is_file() && path.extension().is_some_and(|e| e == "rs"))
+            && std::fs::read_to_string(&path)?.lines().any(|line| line == "mod run;")
+        {
+            names.push(stem.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 fn miri() -> Result<Outcome, String> {
