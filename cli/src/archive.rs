@@ -212,7 +212,8 @@ where
         Ok(tokens)
     }
 
-    /// What output layouts are made from: the picked streams, in the source's place where it is known.
+    /// What output layouts are made from: the picked streams, in the source's place where it is known. Queries are
+    /// listed in any case; their bytes are there only with `verbatim`.
     ///
     /// # Errors
     /// If a table cannot be read or is damaged.
