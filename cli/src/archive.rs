@@ -188,28 +188,49 @@ where
         rows: &mut Vec<u8>,
         scratch: &mut Scratch,
     ) -> Result<Range<usize>> {
-        self.reader.read_chunk(&stream.index, chunk, payload).map_err(|e| self.explain(e))?;
-        let tokens = stream.index.tokens(chunk);
-        let damaged = |head: usize, e| {
-            let info = self.reader.streams()[stream.pick.stream];
-            let kind = kind_letter(kind(info.kind));
-            Fault::damage(format!(
-                "{}: layer {} {kind}, chunk {chunk}, head {head}: {e}",
-                self.name, info.layer
-            ))
-        };
-        // The bytes must be there before memory is taken for the rows that the tables promise.
-        for &head in &stream.pick.heads {
-            stream.codec.check_head(payload, tokens.clone(), head).map_err(|e| damaged(head, e))?;
+        self.decode_chunks(stream, chunk..chunk + 1, payload, rows, scratch)
+    }
+
+    /// As [`decode_chunk`](Self::decode_chunk) for consecutive chunks, at least one: `rows` becomes
+    /// `[heads][tokens of all these chunks][row]`.
+    ///
+    /// # Errors
+    /// If a chunk cannot be read or is damaged.
+    pub fn decode_chunks(
+        &self,
+        stream: &OpenStream,
+        chunks: Range<usize>,
+        payload: &mut Vec<u8>,
+        rows: &mut Vec<u8>,
+        scratch: &mut Scratch,
+    ) -> Result<Range<usize>> {
+        let held = stream.index.tokens(chunks.start).start..stream.index.tokens(chunks.end - 1).end;
+        let row = stream.shape.row_bytes();
+        for chunk in chunks {
+            self.reader.read_chunk(&stream.index, chunk, payload).map_err(|e| self.explain(e))?;
+            let tokens = stream.index.tokens(chunk);
+            let damaged = |head: usize, e| {
+                let info = self.reader.streams()[stream.pick.stream];
+                let kind = kind_letter(kind(info.kind));
+                Fault::damage(format!(
+                    "{}: layer {} {kind}, chunk {chunk}, head {head}: {e}",
+                    self.name, info.layer
+                ))
+            };
+            // A chunk's bytes must be there before memory is taken for the rows that the tables promise.
+            for &head in &stream.pick.heads {
+                stream.codec.check_head(payload, tokens.clone(), head).map_err(|e| damaged(head, e))?;
+            }
+            rows.resize(held.len() * row * stream.pick.heads.len(), 0);
+            for (i, &head) in stream.pick.heads.iter().enumerate() {
+                let start = (i * held.len() + tokens.start - held.start) * row;
+                let out = &mut rows[start..start + tokens.len() * row];
+                let mut ws = scratch.lend(stream.codec.workspace(tokens.len()));
+                let decoded = stream.codec.decode_head(payload, tokens.clone(), head, out, &mut ws);
+                decoded.map_err(|e| damaged(head, e))?;
+            }
         }
-        let tile = tokens.len() * stream.shape.row_bytes();
-        rows.resize(tile * stream.pick.heads.len(), 0);
-        for (&head, out) in stream.pick.heads.iter().zip(rows.chunks_exact_mut(tile.max(1))) {
-            let mut ws = scratch.lend(stream.codec.workspace(tokens.len()));
-            let decoded = stream.codec.decode_head(payload, tokens.clone(), head, out, &mut ws);
-            decoded.map_err(|e| damaged(head, e))?;
-        }
-        Ok(tokens)
+        Ok(held)
     }
 
     /// What output layouts are made from: the picked streams, in the source's place where it is known. Queries are

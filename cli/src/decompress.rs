@@ -14,7 +14,7 @@ use crate::args::{DecompressArgs, SelectArgs, ToArg};
 use crate::dump::layout::{Layout, Target};
 use crate::dump::{Skeleton, SourceFormat};
 use crate::exit::Fault;
-use crate::files::{FileBytes, write_all_at};
+use crate::files::{FileBytes, Writeback, write_all_at};
 use crate::output::{self, Output, OutputFolder, is_dash};
 use crate::progress::Progress;
 use crate::report::{Bytes, Rate};
@@ -127,14 +127,16 @@ impl Restore {
                 write_all_at(out, *offset, bytes).with_context(failed)?;
             }
         }
-        write_streams(archive, &self.picks, &self.layout, files, jobs, progress)
+        let mut writeback = Writeback::new(files);
+        write_streams(archive, &self.picks, &self.layout, files, &mut writeback, jobs, progress)
             .map_err(|e| output::blame(e, failed))?;
         if self.as_source {
             write_verbatim(archive, files, jobs, progress).map_err(|e| output::blame(e, failed))?;
         }
         let owned =
             files.iter().map(|f| f.try_clone()).collect::<Result<Vec<_>, _>>().with_context(failed)?;
-        self.layout.finish(&owned).with_context(failed)
+        self.layout.finish(&owned).with_context(failed)?;
+        writeback.finish().with_context(failed)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use tersa_core::format::{ReadAt, Sink};
 
@@ -52,14 +54,76 @@ impl ReadAt for FileBytes {
     }
 }
 
+/// Bytes between two rounds of [`Writeback`]: few enough that little is left for the end, enough to be worth a wait
+/// for the device.
+const WRITEBACK_BYTES: u64 = 16 << 20;
+
+/// Sends files to the device while they are still being written, so that the sync at the end finds little to wait
+/// for: otherwise coding and the device would work one after the other.
+pub struct Writeback<'a> {
+    files: Vec<&'a File>,
+    /// Bytes since the last round began.
+    waiting: u64,
+    /// Starts a round; made with the first one, since most files are too small to need any.
+    thread: Option<(SyncSender<()>, JoinHandle<io::Result<()>>)>,
+}
+
+impl<'a> Writeback<'a> {
+    /// For these files.
+    #[must_use]
+    pub fn new(files: &[&'a File]) -> Self {
+        Self { files: files.to_vec(), waiting: 0, thread: None }
+    }
+
+    /// So many bytes more have been written to the files.
+    ///
+    /// # Errors
+    /// If there can be no thread.
+    pub fn wrote(&mut self, bytes: u64) -> io::Result<()> {
+        self.waiting += bytes;
+        if self.waiting < WRITEBACK_BYTES {
+            return Ok(());
+        }
+        let (start, _) = match &self.thread {
+            Some(thread) => thread,
+            None => self.thread.insert(sync_in_background(&self.files)?),
+        };
+        // While a round runs and the next one waits there is nothing to add; after an error neither.
+        if start.try_send(()).is_ok() {
+            self.waiting = 0;
+        }
+        Ok(())
+    }
+
+    /// Ends the thread. Does not sync what was written after its last round.
+    ///
+    /// # Errors
+    /// If the device refused some bytes. Whoever syncs the file next is not told again.
+    pub fn finish(self) -> io::Result<()> {
+        let Some((start, thread)) = self.thread else { return Ok(()) };
+        drop(start);
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+fn sync_in_background(files: &[&File]) -> io::Result<(SyncSender<()>, JoinHandle<io::Result<()>>)> {
+    let files = files.iter().map(|f| f.try_clone()).collect::<io::Result<Vec<File>>>()?;
+    let (start, rounds) = sync_channel(1);
+    let sync = move || rounds.iter().try_for_each(|()| files.iter().try_for_each(File::sync_data));
+    Ok((start, std::thread::Builder::new().name("writeback".into()).spawn(sync)?))
+}
+
 /// A file written in order, in large pieces.
-pub struct FileSink<'a>(io::BufWriter<&'a File>);
+pub struct FileSink<'a> {
+    file: io::BufWriter<&'a File>,
+    writeback: Writeback<'a>,
+}
 
 impl<'a> FileSink<'a> {
     /// Starts at the file's beginning, which must be empty.
     #[must_use]
     pub fn new(file: &'a File) -> Self {
-        Self(io::BufWriter::with_capacity(1 << 20, file))
+        Self { file: io::BufWriter::with_capacity(1 << 20, file), writeback: Writeback::new(&[file]) }
     }
 
     /// Sends what is buffered to the file.
@@ -67,7 +131,8 @@ impl<'a> FileSink<'a> {
     /// # Errors
     /// If it cannot be written.
     pub fn flush(mut self) -> io::Result<()> {
-        self.0.flush()
+        self.file.flush()?;
+        self.writeback.finish()
     }
 }
 
@@ -75,6 +140,7 @@ impl Sink for FileSink<'_> {
     type Error = io::Error;
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)
+        self.file.write_all(bytes)?;
+        self.writeback.wrote(bytes.len() as u64)
     }
 }

@@ -18,6 +18,8 @@ use crate::pipeline::ordered;
 use crate::progress::Progress;
 use crate::select::Part;
 
+/// Source bytes that a thread encodes at a time: handing results over costs little beside this much.
+const RUN_BYTES: usize = 1 << 20;
 /// Results that wait for the writer may take this much memory together.
 const WINDOW_BYTES: usize = 16 << 20;
 /// Codebooks of the streams that are encoded at the same time may take about this much.
@@ -183,13 +185,13 @@ impl Pack<'_> {
             let start = chunk * self.chunk_tokens as usize;
             start..parts[s].stream.shape.n_tokens.min(start + self.chunk_tokens as usize)
         };
-        let encode = |scratch: &mut Scratch, item: usize, out: &mut Encoded| {
+        let encode_chunk = |scratch: &mut Scratch, item: usize, out: &mut Encoded| {
             let (s, chunk) = at(item);
             out.stats.clear();
             out.stats.resize(self.plan[range.start + s].len(), HeadStats::default());
             coded[s].codec.encode(&parts[s], tokens(s, chunk), &mut out.bytes, scratch, &mut out.stats)
         };
-        let take = |item: usize, out: &mut Encoded| {
+        let mut take_chunk = |item: usize, out: &Encoded| {
             let (s, chunk) = at(item);
             let stream = range.start + s;
             let before = writer.position();
@@ -204,7 +206,20 @@ impl Pack<'_> {
             progress.add((tokens(s, chunk).len() * shape.n_kv_heads * shape.row_bytes()) as u64);
             Ok(())
         };
-        ordered(self.jobs, items, WINDOW_BYTES / largest, Scratch::new, encode, take)
+        // As many chunks as make a run, but several runs for each thread.
+        let run = (RUN_BYTES / largest).min(items / (4 * self.jobs)).max(1);
+        let chunks = |i: usize| i * run..items.min((i + 1) * run);
+        ordered(
+            self.jobs,
+            items.div_ceil(run),
+            WINDOW_BYTES / (largest * run),
+            Scratch::new,
+            |scratch, i, out: &mut Vec<Encoded>| {
+                out.resize_with(chunks(i).len(), Encoded::default);
+                chunks(i).zip(out).try_for_each(|(item, out)| encode_chunk(scratch, item, out))
+            },
+            |i, out| chunks(i).zip(&*out).try_for_each(|(item, out)| take_chunk(item, out)),
+        )
     }
 
     /// The codebooks of the streams in `range` that need some, in order of streams and heads.

@@ -1,6 +1,7 @@
 //! From a container to files: workers decode chunks and write rows where the layout wants them.
 
 use std::fs::File;
+use std::ops::Range;
 
 use anyhow::{Context as _, Result, bail};
 use tersa_core::format::{ReadAt, VERBATIM_BLOCK};
@@ -12,12 +13,14 @@ use crate::archive::{Archive, Gaps, OpenStream, Pick};
 use crate::coding::Scratch;
 use crate::dump::layout::{Layout, Placement};
 use crate::exit::Fault;
-use crate::files::write_all_at;
+use crate::files::{Writeback, write_all_at};
 use crate::pipeline::ordered;
 use crate::progress::Progress;
 
 /// Streams are opened in groups of this many, so that their tables and codebooks fit into memory.
 const GROUP: usize = 64;
+/// Bytes of rows that a thread decodes at a time: large pieces are written at less cost than small ones.
+const RUN_BYTES: usize = 1 << 20;
 
 /// A thread's buffers.
 #[derive(Default)]
@@ -40,6 +43,7 @@ pub fn write_streams<R>(
     picks: &[Pick],
     layout: &Layout,
     files: &[&File],
+    writeback: &mut Writeback<'_>,
     jobs: usize,
     progress: &mut Progress,
 ) -> Result<()>
@@ -50,30 +54,40 @@ where
     for group in layout.placements.chunks(GROUP) {
         let streams: Vec<OpenStream> =
             group.iter().map(|p| archive.open_stream(picks[p.stream].clone())).collect::<Result<_>>()?;
-        let items: Vec<(usize, usize)> = streams
+        let items: Vec<(usize, Range<usize>)> = streams
             .iter()
             .enumerate()
-            .flat_map(|(s, stream)| stream.index.covering(stream.pick.tokens.clone()).map(move |c| (s, c)))
+            .flat_map(|(s, stream)| runs(stream, jobs).map(move |chunks| (s, chunks)))
             .collect();
         let decode = |buffers: &mut Buffers, item: usize, bytes: &mut u64| {
-            let (s, chunk) = items[item];
-            let (stream, place) = (&streams[s], &group[s]);
-            *bytes = chunk_to_file(archive, stream, chunk, place, files[place.file], buffers)?;
+            let (s, chunks) = &items[item];
+            let (stream, place) = (&streams[*s], &group[*s]);
+            *bytes = chunks_to_file(archive, stream, chunks.clone(), place, files[place.file], buffers)?;
             Ok(())
         };
         ordered(jobs, items.len(), 4 * jobs, Buffers::default, decode, |_, bytes| {
             progress.add(*bytes);
-            Ok(())
+            Ok(writeback.wrote(*bytes)?)
         })?;
     }
     Ok(())
 }
 
-/// Decodes one chunk and writes the rows asked for; returns their bytes.
-fn chunk_to_file<R>(
+/// The chunks that hold the tokens asked for, in runs of about [`RUN_BYTES`], at least one for each thread where
+/// there are as many.
+fn runs(stream: &OpenStream, jobs: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    let chunks = stream.index.covering(stream.pick.tokens.clone());
+    let tokens = chunks.clone().next().map_or(0, |first| stream.index.tokens(first).len());
+    let bytes = tokens * stream.shape.row_bytes() * stream.pick.heads.len();
+    let run = (RUN_BYTES / bytes.max(1)).clamp(1, chunks.len().div_ceil(jobs).max(1));
+    chunks.clone().step_by(run).map(move |first| first..chunks.end.min(first + run))
+}
+
+/// Decodes consecutive chunks and writes the rows asked for; returns their bytes.
+fn chunks_to_file<R>(
     archive: &Archive<R>,
     stream: &OpenStream,
-    chunk: usize,
+    chunks: Range<usize>,
     place: &Placement,
     file: &File,
     buffers: &mut Buffers,
@@ -83,7 +97,7 @@ where
     R::Error: std::error::Error + Send + Sync + 'static,
 {
     let Buffers { scratch, payload, rows, values, converted, woven } = buffers;
-    let held = archive.decode_chunk(stream, chunk, payload, rows, scratch)?;
+    let held = archive.decode_chunks(stream, chunks, payload, rows, scratch)?;
     let wanted = held.start.max(stream.pick.tokens.start)..held.end.min(stream.pick.tokens.end);
     let shape = stream.shape;
     let rows: &[u8] = if place.dtype == shape.dtype && place.unrotate == 0 {
@@ -134,7 +148,7 @@ fn convert_rows(
     Ok(())
 }
 
-/// Rows of a chunk in memory: `[n_heads][held][row]`, of which `n` tokens from `skip` on are wanted.
+/// Rows of chunks in memory: `[n_heads][held][row]`, of which `n` tokens from `skip` on are wanted.
 struct Block {
     dtype: DType,
     n_heads: usize,
