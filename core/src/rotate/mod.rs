@@ -116,13 +116,11 @@ impl Rotation {
     /// If `rows` is not whole rows.
     pub fn forward(&self, rows: &mut [f32]) {
         self.assert_whole(rows);
-        let (first, second) = windows(self.head_dim);
+        let (first, Some(second)) = windows(self.head_dim) else { return self.rotate(rows, false) };
         for row in rows.chunks_exact_mut(self.head_dim) {
             flip(row, self.sign_masks());
             orthonormal(&mut row[first.clone()]);
-            if let Some(second) = second.clone() {
-                orthonormal(&mut row[second]);
-            }
+            orthonormal(&mut row[second.clone()]);
         }
     }
 
@@ -132,14 +130,18 @@ impl Rotation {
     /// If `rows` is not whole rows.
     pub fn inverse(&self, rows: &mut [f32]) {
         self.assert_whole(rows);
-        let (first, second) = windows(self.head_dim);
+        let (first, Some(second)) = windows(self.head_dim) else { return self.rotate(rows, true) };
         for row in rows.chunks_exact_mut(self.head_dim) {
-            if let Some(second) = second.clone() {
-                orthonormal(&mut row[second]);
-            }
+            orthonormal(&mut row[second.clone()]);
             orthonormal(&mut row[first.clone()]);
             flip(row, self.sign_masks());
         }
+    }
+
+    /// Rows of a power of two elements.
+    fn rotate(&self, rows: &mut [f32], inverse: bool) {
+        let signs = &self.signs[..self.head_dim];
+        hadamard::rotate(cpu::level(), rows, signs, inverse_root(self.head_dim), inverse);
     }
 
     fn assert_whole(&self, rows: &[f32]) {

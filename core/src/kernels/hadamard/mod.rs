@@ -47,6 +47,68 @@ pub(crate) fn hadamard(level: Level, x: &mut [f32], size: usize) {
     }
 }
 
+/// Rotates rows of `signs.len()` elements in place: signs, transform and scale in one pass through the registers for
+/// rows of 16 to 256 elements. The signs (`0x8000_0000` or 0) come before the transform, or after it if `inverse`.
+///
+/// # Panics
+/// If the length of `signs` is not a power of two or does not divide `x.len()`.
+pub(crate) fn rotate(level: Level, x: &mut [f32], signs: &[u32], scale: f32, inverse: bool) {
+    assert!(signs.len().is_power_of_two() && x.len().is_multiple_of(signs.len()));
+    match level {
+        // SAFETY: the level exists only after detection saw every feature the kernel enables.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::rotate(x, signs, scale, inverse) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::rotate(x, signs, scale, inverse) },
+        _ => scalar::rotate(x, signs, scale, inverse),
+    }
+}
+
+#[inline(always)]
+fn rotate_rows<V: Lanes>(x: &mut [f32], signs: &[u32], scale: f32, inverse: bool) {
+    match signs.len() {
+        16 => rotate_in_registers::<V, 1>(x, signs, scale, inverse),
+        32 => rotate_in_registers::<V, 2>(x, signs, scale, inverse),
+        64 => rotate_in_registers::<V, 4>(x, signs, scale, inverse),
+        128 => rotate_in_registers::<V, 8>(x, signs, scale, inverse),
+        256 => rotate_in_registers::<V, 16>(x, signs, scale, inverse),
+        n => {
+            let flip = |x: &mut f32, sign: &u32| *x = f32::from_bits(x.to_bits() ^ sign);
+            for row in x.chunks_exact_mut(n) {
+                if !inverse {
+                    row.iter_mut().zip(signs).for_each(|(x, s)| flip(x, s));
+                }
+                block::<V>(row);
+                row.iter_mut().for_each(|x| *x *= scale);
+                if inverse {
+                    row.iter_mut().zip(signs).for_each(|(x, s)| flip(x, s));
+                }
+            }
+        }
+    }
+}
+
+/// Rows of exactly `16 * N` elements.
+#[inline(always)]
+fn rotate_in_registers<V: Lanes, const N: usize>(x: &mut [f32], signs: &[u32], scale: f32, inverse: bool) {
+    let (signs, scale) = (signs.as_chunks::<LANES>().0, V::splat(scale));
+    for row in x.as_chunks_mut::<LANES>().0.chunks_exact_mut(N) {
+        let mut z = [V::splat(0.0); N];
+        for ((z, x), signs) in z.iter_mut().zip(&*row).zip(signs) {
+            *z = V::load(x);
+            if !inverse {
+                *z = z.flip(signs);
+            }
+        }
+        lanes::hadamard(&mut z);
+        for ((z, x), signs) in z.iter().zip(row).zip(signs) {
+            let z = z.mul(scale);
+            if inverse { z.flip(signs) } else { z }.store(x);
+        }
+    }
+}
+
 /// One block of a power of two elements in memory: up to 256 of them go through registers at once, the later stages
 /// through the first-level cache.
 #[inline(always)]

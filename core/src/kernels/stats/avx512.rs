@@ -36,22 +36,45 @@ fn widen(v: __m512) -> [__m512d; 2] {
     [_mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(v))]
 }
 
+/// Sixteen running sums of each kind, in two registers each.
+#[derive(Clone, Copy)]
+struct Sums {
+    sq: [__m512d; 2],
+    err: [__m512d; 2],
+    max: [__m512d; 2],
+}
+
+impl Sums {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn add(&mut self, x: __m512, y: __m512) {
+        let (x, y) = (widen(x), widen(y));
+        for h in 0..2 {
+            let d = _mm512_sub_pd(x[h], y[h]);
+            self.sq[h] = _mm512_add_pd(self.sq[h], _mm512_mul_pd(x[h], x[h]));
+            self.err[h] = _mm512_add_pd(self.err[h], _mm512_mul_pd(d, d));
+            self.max[h] = _mm512_max_pd(_mm512_abs_pd(d), self.max[h]);
+        }
+    }
+}
+
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 fn sums<const BYTES: usize>(x: &[u8], y: &[u8], load: impl Fn(&[u8]) -> __m512) -> ErrorSums {
-    let mut sq = [_mm512_setzero_pd(); 2];
-    let mut err = [_mm512_setzero_pd(); 2];
-    let mut max = [_mm512_setzero_pd(); 2];
-    // Lanes without an element add +0 to sums that are never -0.
-    for (x, y) in x.chunks(LANES * BYTES).zip(y.chunks(LANES * BYTES)) {
-        let (x, y) = (widen(load(x)), widen(load(y)));
-        for h in 0..2 {
-            let d = _mm512_sub_pd(x[h], y[h]);
-            sq[h] = _mm512_add_pd(sq[h], _mm512_mul_pd(x[h], x[h]));
-            err[h] = _mm512_add_pd(err[h], _mm512_mul_pd(d, d));
-            max[h] = _mm512_max_pd(_mm512_abs_pd(d), max[h]);
-        }
+    let zero = [_mm512_setzero_pd(); 2];
+    let mut sums = Sums { sq: zero, err: zero, max: zero };
+    // Slices whose length is known to be whole registers need no masks.
+    let whole = x.len() - x.len() % (LANES * BYTES);
+    let (x, x_tail) = x.split_at(whole);
+    let (y, y_tail) = y.split_at(whole);
+    for (x, y) in x.chunks_exact(LANES * BYTES).zip(y.chunks_exact(LANES * BYTES)) {
+        sums.add(load(x), load(y));
     }
+    if !x_tail.is_empty() {
+        // Lanes without an element add +0 to sums that are never -0.
+        sums.add(load(x_tail), load(y_tail));
+    }
+    let Sums { sq, err, max } = sums;
     let mut lanes = Lanes::default();
     for (out, v) in [(&mut lanes.sq, sq), (&mut lanes.err, err), (&mut lanes.max, max)] {
         let (out, _) = out.as_chunks_mut::<8>();
