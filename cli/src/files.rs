@@ -144,3 +144,39 @@ impl Sink for FileSink<'_> {
         self.writeback.wrote(bytes.len() as u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_synced_while_writing_are_all_there() {
+        let file = tempfile::tempfile().unwrap();
+        let mut sink = FileSink::new(&file);
+        let piece: Vec<u8> = (0..=255).cycle().take(3 << 20).collect();
+        for _ in 0..12 {
+            sink.write(&piece).unwrap();
+        }
+        assert!(sink.writeback.thread.is_some(), "two rounds were due");
+        sink.flush().unwrap();
+        let mut back = vec![0; piece.len()];
+        for i in 0..12 {
+            read_exact_at(&file, i * piece.len() as u64, &mut back).unwrap();
+            assert_eq!(back, piece);
+        }
+        assert_eq!(file.metadata().unwrap().len(), 12 * piece.len() as u64);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_the_device_refuses_in_the_background_is_an_error_at_the_end() {
+        // Linux refuses to sync this device, which stands for any error of a sync.
+        let device = File::options().write(true).open("/dev/null").unwrap();
+        let mut writeback = Writeback::new(&[&device]);
+        writeback.wrote(WRITEBACK_BYTES - 1).unwrap();
+        assert!(writeback.thread.is_none(), "too little for a thread");
+        writeback.wrote(1).unwrap();
+        writeback.wrote(WRITEBACK_BYTES).unwrap();
+        assert!(writeback.finish().is_err());
+    }
+}

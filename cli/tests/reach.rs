@@ -11,6 +11,7 @@ use run::{run, with_sample};
 use tersa_cli::archive::Archive;
 use tersa_cli::args::SelectArgs;
 use tersa_cli::dump::layout::{Layout, Target};
+use tersa_cli::files::Writeback;
 use tersa_cli::progress::Progress;
 use tersa_cli::unpack::write_streams;
 use tersa_core::format::{PastEnd, ReadAt};
@@ -57,7 +58,8 @@ fn reading_256_tokens_of_a_layer_touches_its_chunks_and_little_else() {
         skeleton.queries.clear(); // as `decompress --tokens` does: they belong to all tokens
         let layout = Layout::new(&skeleton, Target::Safetensors).unwrap();
         let out = tempfile::tempfile().unwrap();
-        write_streams(&archive, &picks, &layout, &[&out], 2, &mut Progress::new("", 0, true)).unwrap();
+        let (mut writeback, mut progress) = (Writeback::new(&[&out]), Progress::new("", 0, true));
+        write_streams(&archive, &picks, &layout, &[&out], &mut writeback, 2, &mut progress).unwrap();
         let read = read.load(Ordering::Relaxed);
         assert!(read >= payload, "the chunks were read at all");
         assert!(read <= payload + payload / 10 + (64 << 10), "{codec}: {read} bytes read for {payload}");
