@@ -52,7 +52,7 @@ class Model:
     def context(self, cache_type):
         params = L.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = PROMPT + SCORED + 64, 512, 512
-        params.n_threads = params.n_threads_batch = os.cpu_count() or 1
+        params.n_threads = params.n_threads_batch = len(os.sched_getaffinity(0))
         params.flash_attn_type, params.type_k, params.type_v = 1, cache_type, cache_type
         ctx = L.llama_init_from_model(self.model, params)
         assert ctx
