@@ -1,5 +1,6 @@
 //! AVX2 and FMA kernels; the plan is that of the AVX-512 ones with tiles that fit sixteen registers.
 
+use super::tiles::{self, Ahead, Steps, code_of};
 use super::{Split, scalar};
 use core::arch::x86_64::*;
 
@@ -11,112 +12,45 @@ const TALL: usize = 3;
 /// Centroids of a tile: `TALL * WIDTH` sums, `TALL` vectors of rows and a coordinate fit the 16 registers.
 const WIDTH: usize = 4;
 
-/// Columns of a tile's transposed rows: 12 KiB. Wider sub-spaces go row by row.
-const COLUMNS: usize = 128;
-
 /// Rows that are better taken one by one than as a vector that is mostly padding.
 const FEW: usize = 1;
 
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn nearest(split: Split, table: &[f32], rows: &[f32], codes: &mut [u8]) -> bool {
-    let (d, m) = (split.d, split.m);
-    if rows.len() > FEW * d && split.dsub(0) <= COLUMNS {
+    if tiles::suit(split, rows, FEW) {
         return nearest_tiles(split, table, rows, codes);
     }
-    for (row, codes) in rows.chunks_exact(d).zip(codes.chunks_exact_mut(m)) {
-        if !scalar::all_finite(row) {
-            return false;
-        }
-        nearest_row(split, table, row, codes);
-    }
-    true
+    tiles::row_by_row(split, rows, codes, |row, codes| nearest_row(split, table, row, codes))
 }
 
 /// Lanes across rows.
 #[target_feature(enable = "avx2,fma")]
 fn nearest_tiles(split: Split, table: &[f32], rows: &[f32], codes: &mut [u8]) -> bool {
-    let (d, m) = (split.d, split.m);
-    let mut tall = [[0.0; TALL * LANES]; COLUMNS];
-    let mut low = [[0.0; LANES]; COLUMNS];
-    let (tiles, rest) = rows.split_at(rows.len() / (TALL * LANES * d) * (TALL * LANES * d));
-    let (tile_codes, rest_codes) = codes.split_at_mut(tiles.len() / d * m);
-    let mut ahead = Ahead::new(split, tiles.get(TALL * LANES * d..).unwrap_or(&[]));
-    let tiles = tiles.chunks_exact(TALL * LANES * d).zip(tile_codes.chunks_exact_mut(TALL * LANES * m));
-    for (rows, codes) in tiles {
-        if !scalar::all_finite(rows) {
-            return false;
-        }
-        nearest_tile::<TALL, { TALL * LANES }>(split, table, rows, codes, &mut tall, &mut ahead);
-    }
-    let mut ahead = Ahead::new(split, &[]);
-    for (rows, codes) in rest.chunks(LANES * d).zip(rest_codes.chunks_mut(LANES * m)) {
-        if !scalar::all_finite(rows) {
-            return false;
-        }
-        nearest_tile::<1, LANES>(split, table, rows, codes, &mut low, &mut ahead);
-    }
-    true
+    tiles::nearest::<Avx2, TALL, LANES, { TALL * LANES }>(split, table, rows, codes)
 }
 
-/// The rows of the tiles to come, asked for one piece with each step of the tile at hand: memory works while the
-/// multipliers do.
-struct Ahead<'a> {
-    lines: core::slice::Iter<'a, [f32; LINE]>,
-    /// Lines with each block of centroids.
-    step: usize,
-}
+/// This level's steps.
+struct Avx2;
 
-/// Elements of a cache line.
-const LINE: usize = 16;
+impl Steps for Avx2 {
+    const LANES: usize = LANES;
+    const WIDTH: usize = WIDTH;
 
-impl<'a> Ahead<'a> {
-    fn new(split: Split, rows: &'a [f32]) -> Self {
-        let blocks = split.m * (split.ksub / WIDTH);
-        let step = (TALL * LANES * split.d).div_ceil(LINE * blocks);
-        Self { lines: rows.as_chunks::<LINE>().0.iter(), step }
+    #[inline(always)]
+    fn transpose<const N: usize>(rows: &[f32], d: usize, first: usize, columns: &mut [[f32; N]]) {
+        // SAFETY: only `nearest_tiles` names this type, and it runs after detection saw the features.
+        unsafe { transpose(rows, d, first, columns) }
     }
 
     #[inline(always)]
-    fn ask(&mut self) {
-        for line in self.lines.by_ref().take(self.step) {
-            // SAFETY: a prefetch is a hint and reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
-        }
-    }
-}
-
-/// At most `R` vectors of rows, `N` of them in all. Sub-spaces are taken in groups whose columns fit the transposed
-/// tile.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn nearest_tile<const R: usize, const N: usize>(
-    split: Split,
-    table: &[f32],
-    rows: &[f32],
-    codes: &mut [u8],
-    columns: &mut [[f32; N]; COLUMNS],
-    ahead: &mut Ahead<'_>,
-) {
-    let mut group = 0..0;
-    while group.end < split.m {
-        group = group.end..group.end + 1;
-        let first = split.start(group.start);
-        while group.end < split.m && split.start(group.end + 1) - first <= COLUMNS {
-            group.end += 1;
-        }
-        transpose(rows, split.d, first, &mut columns[..split.start(group.end) - first]);
-        for s in group.clone() {
-            let (half_norms, centroids) = split.table(s, table);
-            let columns = &columns[split.start(s) - first..split.start(s + 1) - first];
-            let index = match split.ksub {
-                16 => nearest_lanes::<R, N, 16>(half_norms, centroids, columns, ahead),
-                64 => nearest_lanes::<R, N, 64>(half_norms, centroids, columns, ahead),
-                _ => nearest_lanes::<R, N, 256>(half_norms, centroids, columns, ahead),
-            };
-            for (codes, &index) in codes[s..].chunks_mut(split.m).zip(index.as_flattened()) {
-                codes[0] = index.to_le_bytes()[0];
-            }
-        }
+    fn nearest_lanes<const R: usize, const N: usize, const KSUB: usize>(
+        half_norms: &[f32],
+        centroids: &[f32],
+        columns: &[[f32; N]],
+        ahead: &mut Ahead<'_>,
+    ) -> [u8; N] {
+        // SAFETY: as above.
+        unsafe { nearest_lanes::<R, N, KSUB>(half_norms, centroids, columns, ahead) }
     }
 }
 
@@ -128,7 +62,7 @@ fn nearest_lanes<const R: usize, const N: usize, const KSUB: usize>(
     centroids: &[f32],
     columns: &[[f32; N]],
     ahead: &mut Ahead<'_>,
-) -> [[i32; LANES]; R] {
+) -> [u8; N] {
     let mut best = [_mm256_set1_ps(f32::INFINITY); R];
     let mut index = [_mm256_setzero_ps(); R];
     for (b, half) in half_norms.as_chunks::<WIDTH>().0.iter().enumerate() {
@@ -156,12 +90,13 @@ fn nearest_lanes<const R: usize, const N: usize, const KSUB: usize>(
             }
         }
     }
-    index.map(|i| {
-        let mut out = [0; LANES];
-        // SAFETY: `out` is one vector long.
-        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_castps_si256(i)) };
-        out
-    })
+    let mut codes = [0; N];
+    for (codes, index) in codes.as_chunks_mut::<LANES>().0.iter_mut().zip(index) {
+        let index = _mm256_castps_si256(index);
+        let words = _mm_packus_epi32(_mm256_castsi256_si128(index), _mm256_extracti128_si256::<1>(index));
+        *codes = _mm_cvtsi128_si64(_mm_packus_epi16(words, words)).to_le_bytes();
+    }
+    codes
 }
 
 /// Columns `first..first + columns.len()` of at most `N` rows `[..][d]`; lanes without a row become zeros.
@@ -277,12 +212,6 @@ fn least_lane(x: __m256) -> f32 {
 fn load(lanes: &[f32; LANES]) -> __m256 {
     // SAFETY: `lanes` is one vector long.
     unsafe { _mm256_loadu_ps(lanes.as_ptr()) }
-}
-
-/// A centroid's index as a code.
-#[allow(clippy::cast_possible_truncation, reason = "an index is below 256")]
-const fn code_of(index: usize) -> u8 {
-    index as u8
 }
 
 /// `sums += x`. Pieces of known length and plain stores: a later load of the same sums cannot take its value from a
