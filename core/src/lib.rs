@@ -11,6 +11,7 @@
 //! | [`pq`] | product quantization: training, encoding, decoding |
 //! | [`codec`] | K/V codecs behind one interface |
 //! | [`format`] | the `.tersa` container's bytes |
+//! | [`kv`] | the live cache of a layer: exact rows, window ring, drift, block cache of a fast memory tier |
 #![no_std]
 #![deny(missing_docs, unsafe_code)]
 
@@ -24,6 +25,7 @@ pub mod cpu;
 #[cfg(feature = "alloc")]
 pub mod format;
 mod kernels;
+pub mod kv;
 pub mod num;
 pub mod pq;
 pub mod rotate;

@@ -1,0 +1,18 @@
+//! The live cache of one layer: PQCache (Zhang et al., SIGMOD 2025, arXiv 2407.12820), kept as the paper means it.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`store`] | exact rows of a head, in blocks that forks share |
+//! | [`ring`] | which slot of a device's window buffer holds which token |
+//! | [`block_cache`] | which blocks of tokens stay in a fast memory tier |
+//! | [`drift`] | whether new keys still look like those the codebook was trained on |
+#![cfg(feature = "alloc")]
+#![forbid(unsafe_code)]
+
+pub mod block_cache;
+pub mod drift;
+mod error;
+pub mod ring;
+pub mod store;
+
+pub use error::KvError;
