@@ -9,6 +9,7 @@
 //! | [`view`] | borrowed strided tensors `[n_tokens][n_kv_heads][head_dim]` |
 //! | [`rotate`] | Walsh–Hadamard rotations and Lloyd–Max grids |
 //! | [`pq`] | product quantization: training, encoding, decoding |
+//! | [`attention`] | exact decode attention over chosen rows, partial results and their merging |
 //! | [`codec`] | K/V codecs behind one interface |
 //! | [`format`] | the `.tersa` container's bytes |
 //! | [`kv`] | the live cache of a layer: exact rows, window ring, drift, block cache of a fast memory tier |
@@ -20,6 +21,8 @@ extern crate alloc;
 #[cfg(any(feature = "std", test))]
 extern crate std;
 
+#[cfg(feature = "alloc")]
+pub mod attention;
 pub mod codec;
 pub mod cpu;
 #[cfg(feature = "alloc")]

@@ -144,6 +144,21 @@ impl<'a> KvView<'a> {
         &self.strides
     }
 
+    /// The bytes from the first row of `head` on and the distance from token to token in bytes, unless the elements of
+    /// a row are apart. Every token's row lies within them.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn head_rows(&self, head: usize) -> Option<(&'a [u8], usize)> {
+        let (bytes, block) = (self.shape.dtype.block_bytes(), self.shape.dtype.block_len());
+        if head >= self.shape.n_kv_heads || self.strides.dim != 1 && self.shape.head_dim > 1 {
+            return None;
+        }
+        if self.shape.n_tokens == 0 {
+            return Some((&[], self.shape.row_bytes()));
+        }
+        let start = head * self.strides.head / block * bytes;
+        Some((self.data.get(start..)?, self.strides.token / block * bytes))
+    }
+
     /// The rows of `head` for `tokens`, if they already lie side by side.
     ///
     /// # Panics

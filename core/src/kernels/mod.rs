@@ -8,6 +8,8 @@
 #[cfg(feature = "alloc")]
 pub(crate) mod assign;
 #[cfg(feature = "alloc")]
+pub(crate) mod attend;
+#[cfg(feature = "alloc")]
 pub(crate) mod bits;
 pub(crate) mod convert;
 pub(crate) mod ggml;
