@@ -8,8 +8,9 @@
 use std::sync::Arc;
 
 use tersa_cli::dump::{self, OpenOptions};
-use tersa_core::codec::chunk::{HeadStats, StreamCodec};
+use tersa_core::codec::chunk::StreamCodec;
 use tersa_core::codec::{CodecSpec, KvSpec, Side, Workspace, prepare};
+use tersa_core::format::HeadStats;
 use tersa_core::format::{Head, Reader};
 use tersa_core::num::DType;
 use tersa_core::num::hash::xxh64;

@@ -13,7 +13,7 @@ use tersa_core::format::{self, ChunkIndex, FormatError, ReadAt, ReadError, Reade
 
 use crate::args::{SelectArgs, kind_letter};
 use crate::coding::Scratch;
-use crate::dump::{DumpStream, Kind, Skeleton, SkeletonFile, SourceFormat};
+use crate::dump::{DumpStream, Skeleton, SkeletonFile, SourceFormat};
 use crate::exit::Fault;
 use crate::files::FileBytes;
 use crate::meta::Metadata;
@@ -141,7 +141,7 @@ where
     pub fn open_stream(&self, pick: Pick) -> Result<OpenStream> {
         let info = self.reader.streams()[pick.stream];
         let KvShape { dtype, head_dim, .. } = info.shape;
-        let at = || format!("{}: layer {} {}", self.name, info.layer, kind_letter(kind(info.kind)));
+        let at = || format!("{}: layer {} {}", self.name, info.layer, kind_letter(info.kind));
         let heads = self.reader.heads(pick.stream).map_err(|e| self.explain(e))?;
         let mut made: Vec<(format::Head, Arc<dyn TileCodec>)> = Vec::new();
         let mut codecs = Vec::with_capacity(heads.len());
@@ -211,7 +211,7 @@ where
             let tokens = stream.index.tokens(chunk);
             let damaged = |head: usize, e| {
                 let info = self.reader.streams()[stream.pick.stream];
-                let kind = kind_letter(kind(info.kind));
+                let kind = kind_letter(info.kind);
                 Fault::damage(format!(
                     "{}: layer {} {kind}, chunk {chunk}, head {head}: {e}",
                     self.name, info.layer
@@ -247,7 +247,7 @@ where
             DumpStream {
                 part: info.part,
                 layer: info.layer,
-                kind: kind(info.kind),
+                kind: info.kind,
                 shape,
                 file: place.map_or(0, |p| p.file as usize),
                 offset: place.map_or(0, |p| usize::try_from(p.offset).unwrap_or(usize::MAX)),
@@ -362,15 +362,6 @@ impl Gaps {
             put(file, offset + (from - before), &bytes[within(from)..within(to)])?;
         }
         Ok(())
-    }
-}
-
-/// The container's kind as the dump has it.
-#[must_use]
-pub const fn kind(kind: format::Kind) -> Kind {
-    match kind {
-        format::Kind::K => Kind::K,
-        format::Kind::V => Kind::V,
     }
 }
 

@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
-use tersa_core::codec::chunk::{HeadStats, StreamCodec};
+use tersa_core::codec::chunk::StreamCodec;
 use tersa_core::codec::{self, CodecSpec, Quantizer, Side, TileCodec, Workspace, WorkspaceSize};
+use tersa_core::format::HeadStats;
 use tersa_core::num::{DType, convert};
 use tersa_core::view::KvShape;
 
@@ -20,6 +21,9 @@ use crate::zstd_coder::ZstdCoder;
 const SEED: u64 = 0x7465_7273_6120_3031;
 /// Rows for each centroid that a codebook is trained on; past this the centroids move by less than the codes' error.
 const TRAINING_ROWS: usize = 64;
+
+/// Bytes of a tile's length in a chunk's table.
+const LEN_BYTES: usize = 4;
 
 /// A thread's memory for coding, grown to the largest need and used again.
 pub struct Scratch {
@@ -191,7 +195,8 @@ impl PartCodec {
         self.codecs.iter().map(|c| c.bound(tokens.clone())).sum()
     }
 
-    /// Encodes the chunk of `tokens` into `out`, which it resizes, and adds to `stats`, one entry for each head.
+    /// Encodes the chunk of `tokens` to the start of `out`, which must have room for [`bound`](Self::bound), and returns
+    /// its length; adds to `stats`, one entry for each head.
     ///
     /// # Errors
     /// If a codec cannot represent the rows; lossy ones store such tiles exactly, so this is for other failures.
@@ -199,33 +204,30 @@ impl PartCodec {
         &self,
         part: &Part<'_>,
         tokens: Range<usize>,
-        out: &mut Vec<u8>,
+        out: &mut [u8],
         scratch: &mut Scratch,
         stats: &mut [HeadStats],
-    ) -> Result<()> {
+    ) -> Result<usize> {
         let failed = |e| anyhow!("layer {} {}: {e}", part.stream.layer, kind_letter(part.stream.kind));
         if let ([view], [codec]) = (part.views(), &self.codecs[..]) {
-            out.resize(codec.bound(tokens.clone()), 0);
             let mut ws = scratch.lend(codec.workspace(tokens.len()));
-            let n = codec.encode(view, tokens, out, &mut ws, Some(stats)).map_err(failed)?;
-            out.truncate(n);
-            return Ok(());
+            return codec.encode(view, tokens, out, &mut ws, Some(stats)).map_err(failed);
         }
         // One chunk of one head after another: a length and a tile each, to be sorted into a table and the tiles.
-        let mut tiles = Vec::new();
-        out.clear();
+        let (table, tiles) = out.split_at_mut(self.codecs.len() * LEN_BYTES);
         let mut one = Vec::new();
-        for ((view, codec), stats) in part.views().iter().zip(&self.codecs).zip(stats) {
+        let mut at = 0;
+        for (i, (view, codec)) in part.views().iter().zip(&self.codecs).enumerate() {
             one.resize(codec.bound(tokens.clone()), 0);
             let mut ws = scratch.lend(codec.workspace(tokens.len()));
-            let stats = std::slice::from_mut(stats);
+            let stats = std::slice::from_mut(&mut stats[i]);
             let n = codec.encode(view, tokens.clone(), &mut one, &mut ws, Some(stats)).map_err(failed)?;
-            let (len, tile) = one[..n].split_at(4);
-            out.extend_from_slice(len);
-            tiles.extend_from_slice(tile);
+            let (len, tile) = one[..n].split_at(LEN_BYTES);
+            table[i * LEN_BYTES..(i + 1) * LEN_BYTES].copy_from_slice(len);
+            tiles[at..at + tile.len()].copy_from_slice(tile);
+            at += tile.len();
         }
-        out.append(&mut tiles);
-        Ok(())
+        Ok(table.len() + at)
     }
 
     /// Decodes one head of a chunk into `rows`.

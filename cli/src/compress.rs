@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
 use tersa_core::codec::Preset;
-use tersa_core::codec::chunk::HeadStats;
+use tersa_core::format::HeadStats;
 
 use crate::args::{CompressArgs, SelectArgs, kind_letter};
 use crate::coding::Keep;

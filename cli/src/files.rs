@@ -1,11 +1,11 @@
 //! Files as the container's bytes: reading by position, writing in order.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use tersa_core::format::{ReadAt, Sink};
+use tersa_core::format::{ReadAt, Sink, SkipSink};
 
 /// Fills `buf` from `offset` on without moving a file position, so that threads can share the file.
 ///
@@ -113,26 +113,39 @@ fn sync_in_background(files: &[&File]) -> io::Result<(SyncSender<()>, JoinHandle
     Ok((start, std::thread::Builder::new().name("writeback".into()).spawn(sync)?))
 }
 
-/// A file written in order, in large pieces.
+/// A file written in order, in large pieces, but for the room that is left for others to write.
 pub struct FileSink<'a> {
-    file: io::BufWriter<&'a File>,
+    file: &'a File,
+    /// Where `waiting` belongs.
+    position: u64,
+    waiting: Vec<u8>,
     writeback: Writeback<'a>,
 }
 
+/// Bytes that wait to be written together.
+const PIECE: usize = 1 << 20;
+
 impl<'a> FileSink<'a> {
-    /// Starts at the file's beginning, which must be empty.
+    /// Starts at the beginning of the file, which must be empty.
     #[must_use]
     pub fn new(file: &'a File) -> Self {
-        Self { file: io::BufWriter::with_capacity(1 << 20, file), writeback: Writeback::new(&[file]) }
+        Self { file, position: 0, waiting: Vec::new(), writeback: Writeback::new(&[file]) }
     }
 
-    /// Sends what is buffered to the file.
+    /// Sends what waits to the file.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn flush(mut self) -> io::Result<()> {
-        self.file.flush()?;
+        self.write_waiting()?;
         self.writeback.finish()
+    }
+
+    fn write_waiting(&mut self) -> io::Result<()> {
+        write_all_at(self.file, self.position, &self.waiting)?;
+        self.position += self.waiting.len() as u64;
+        self.waiting.clear();
+        Ok(())
     }
 }
 
@@ -140,8 +153,19 @@ impl Sink for FileSink<'_> {
     type Error = io::Error;
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
+        self.waiting.extend_from_slice(bytes);
+        if self.waiting.len() >= PIECE {
+            self.write_waiting()?;
+        }
         self.writeback.wrote(bytes.len() as u64)
+    }
+}
+
+impl SkipSink for FileSink<'_> {
+    fn skip(&mut self, len: u64) -> io::Result<()> {
+        self.write_waiting()?;
+        self.position += len;
+        self.writeback.wrote(len)
     }
 }
 
@@ -165,6 +189,21 @@ mod tests {
             assert_eq!(back, piece);
         }
         assert_eq!(file.metadata().unwrap().len(), 12 * piece.len() as u64);
+    }
+
+    #[test]
+    fn room_is_left_for_others_and_nothing_else_is_disturbed() {
+        let file = tempfile::tempfile().unwrap();
+        let mut sink = FileSink::new(&file);
+        sink.write(b"ab").unwrap();
+        write_all_at(&file, 2, b"others").unwrap();
+        sink.skip(6).unwrap();
+        sink.skip(2).unwrap();
+        sink.write(b"cd").unwrap();
+        sink.flush().unwrap();
+        let mut back = [0; 12];
+        read_exact_at(&file, 0, &mut back).unwrap();
+        assert_eq!(&back, b"abothers\0\0cd");
     }
 
     #[cfg(target_os = "linux")]

@@ -8,10 +8,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
-use tersa_core::codec::chunk::HeadStats;
+use tersa_core::format::HeadStats;
 use tersa_core::format::{FormatError, MAGIC, ReadAt, ReadError, Section, StreamInfo};
 
-use crate::archive::{Archive, kind};
+use crate::archive::Archive;
 use crate::args::{InspectArgs, kind_letter};
 use crate::files::FileBytes;
 use crate::output::is_dash;
@@ -104,7 +104,7 @@ impl Facts {
                 exact: reader.exact(i).map_err(explain)?.len(),
                 chunks: index.chunks().len(),
                 chunk_bytes: index.chunks().iter().map(|c| u64::from(c.length)).sum(),
-                stats: stats.get(i).map(|s| s.iter().map(|&s| s.into()).collect()),
+                stats: stats.get(i).cloned(),
             });
         }
         let source = reader.source().map_err(explain)?;
@@ -208,7 +208,7 @@ impl Facts {
             };
             table.row([
                 format!("{part}{}", runs(&layers)),
-                kind_letter(kind(first.info.kind)).into(),
+                kind_letter(first.info.kind).into(),
                 shape.n_tokens.to_string(),
                 shape.n_kv_heads.to_string(),
                 shape.head_dim.to_string(),
@@ -279,7 +279,7 @@ impl Stream {
         let shape = &self.info.shape;
         let error = |s: &HeadStats| json!({ "rel_error": s.rel_error(), "max_abs_error": s.max_abs_error, "raw_tiles": s.raw_tiles });
         json!({
-            "part": self.info.part, "layer": self.info.layer, "kind": kind_letter(kind(self.info.kind)),
+            "part": self.info.part, "layer": self.info.layer, "kind": kind_letter(self.info.kind),
             "n_tokens": shape.n_tokens, "n_kv_heads": shape.n_kv_heads, "head_dim": shape.head_dim,
             "dtype": shape.dtype.name(), "hadamard": self.info.hadamard,
             "codec": self.codec_text(), "codecs": self.codecs, "exact_tokens": self.exact,

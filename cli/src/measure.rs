@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::time::Instant;
 
 use anyhow::Result;
-use tersa_core::codec::chunk::HeadStats;
 use tersa_core::codec::{CodecSpec, KvSpec};
+use tersa_core::format::{ALIGN, HeadStats};
 
 use crate::coding::{Keep, PartCodec, Scratch, Shelf};
 use crate::dump::Kind;
@@ -68,7 +68,7 @@ pub fn measure_pairs(
     parts: &[Part<'_>],
     pairs: &[(usize, CodecSpec)],
     sample: &Sample,
-    mut done: impl FnMut(),
+    mut done: impl FnMut() + Send,
 ) -> Result<Vec<Option<Measured>>> {
     let mut all = Vec::with_capacity(pairs.len());
     ordered(
@@ -109,9 +109,10 @@ fn one(
     let (mut bytes, mut tokens, mut seconds) = (0u64, 0usize, 0.0);
     for chunk in sample.chunks(shape.n_tokens) {
         let start = Instant::now();
-        codec.encode(part, chunk.clone(), out, scratch, &mut stats)?;
+        out.resize(out.len().max(codec.bound(chunk.clone())), 0);
+        let len = codec.encode(part, chunk.clone(), out, scratch, &mut stats)?;
         seconds += start.elapsed().as_secs_f64();
-        bytes += (out.len() as u64).next_multiple_of(64) + 24;
+        bytes += (len as u64).next_multiple_of(ALIGN) + 24;
         tokens += chunk.len();
     }
     let whole = |n: u64| u128::from(n) * shape.n_tokens as u128 / tokens.max(1) as u128;

@@ -1,26 +1,25 @@
-//! From a dump to a container: chunks encoded by many threads, written by one in order.
+//! From a dump to a container: chunks encoded and written by many threads, their places given in order.
 
 use std::fs::File;
 use std::ops::Range;
 
 use anyhow::{Result, anyhow};
-use tersa_core::codec::chunk::HeadStats;
 use tersa_core::codec::{ByteCoder as _, CodecSpec};
 use tersa_core::format::{
-    self, Extent, Head, Placement, Source, SourceFile, StreamEntry, StreamInfo, VERBATIM_BLOCK,
-    VerbatimMethod, WriteError, Writer,
+    ALIGN, Extent, Head, HeadStats, Placement, Seal, Source, SourceFile, StreamEntry, StreamInfo,
+    VERBATIM_BLOCK, VerbatimMethod, WriteError, Writer,
 };
 
 use crate::coding::{self, Keep, PartCodec, Ready, Scratch, Shelf, learns};
-use crate::dump::{Dump, Kind};
-use crate::files::FileSink;
-use crate::pipeline::ordered;
+use crate::dump::Dump;
+use crate::files::{FileSink, write_all_at};
+use crate::pipeline::{ordered, placed};
 use crate::progress::Progress;
 use crate::select::Part;
 
-/// Source bytes that a thread encodes at a time: handing results over costs little beside this much.
+/// Source bytes that a thread encodes and writes at a time: handing out work costs little beside this much.
 const RUN_BYTES: usize = 1 << 20;
-/// Results that wait for the writer may take this much memory together.
+/// Results that wait for their place or are being written may take this much memory together.
 const WINDOW_BYTES: usize = 16 << 20;
 /// Codebooks of the streams that are encoded at the same time may take about this much.
 const CODEBOOK_BYTES: usize = 8 << 20;
@@ -28,6 +27,9 @@ const CODEBOOK_BYTES: usize = 8 << 20;
 const TRAINING_JOBS: usize = 4;
 /// A block of other bytes is compressed only if a sample of it shrinks by this share: queries and the like do not.
 const WORTH_SAMPLE: usize = 32 << 10;
+
+#[allow(clippy::cast_possible_truncation, reason = "64")]
+const CHUNK_ALIGN: usize = ALIGN as usize;
 
 /// What to pack and how.
 pub struct Pack<'a> {
@@ -70,13 +72,53 @@ impl Packed {
     }
 }
 
-type FileWriter<'f> = Writer<FileSink<'f>>;
+/// A container that is being written.
+struct Target<'f> {
+    file: &'f File,
+    writer: Writer<FileSink<'f>>,
+    entries: Vec<StreamEntry>,
+    stream_bytes: Vec<u64>,
+    shelf: Shelf,
+}
 
-/// A chunk on its way to the writer.
+/// Consecutive chunks on their way into the file.
 #[derive(Default)]
-struct Encoded {
+struct Run {
+    /// The chunks as they will lie there: each starts at a multiple of [`ALIGN`], with zeros before it.
     bytes: Vec<u8>,
+    /// Bytes in use; what follows is left over from earlier runs.
+    len: usize,
+    chunks: Vec<Encoded>,
+}
+
+struct Encoded {
+    seal: Seal,
     stats: Vec<HeadStats>,
+}
+
+impl Run {
+    fn clear(&mut self) {
+        self.len = 0;
+        self.chunks.clear();
+    }
+
+    /// Room for a chunk of at most `bound` bytes.
+    fn room(&mut self, bound: usize) -> &mut [u8] {
+        let start = self.len.next_multiple_of(CHUNK_ALIGN);
+        if self.bytes.len() < start + bound {
+            self.bytes.resize(start + bound, 0);
+        }
+        self.bytes[self.len..start].fill(0);
+        self.len = start;
+        &mut self.bytes[start..]
+    }
+
+    /// The first `len` bytes of the room are a chunk.
+    fn push(&mut self, len: usize, stats: Vec<HeadStats>) {
+        let seal = Seal::of(&self.bytes[self.len..self.len + len]);
+        self.len += len;
+        self.chunks.push(Encoded { seal, stats });
+    }
 }
 
 /// A stream on its way into the file.
@@ -91,21 +133,21 @@ impl Pack<'_> {
     /// # Errors
     /// If a codec cannot serve a stream or the file cannot be written.
     pub fn write(&self, file: &File, metadata: &str, progress: &mut Progress) -> Result<Packed> {
-        let mut writer = Writer::new(FileSink::new(file)).map_err(failed)?;
-        let mut entries = Vec::with_capacity(self.parts.len());
-        let mut stream_bytes = Vec::with_capacity(self.parts.len());
-        let mut shelf = Shelf::default();
+        let writer = Writer::new(FileSink::new(file)).map_err(failed)?;
+        let (entries, stream_bytes) = (Vec::new(), Vec::new());
+        let mut out = Target { file, writer, entries, stream_bytes, shelf: Shelf::default() };
         let mut start = 0;
         while start < self.parts.len() {
             let end = self.batch_end(start);
-            self.batch(start..end, &mut writer, &mut shelf, &mut entries, &mut stream_bytes, progress)?;
+            self.batch(start..end, &mut out, progress)?;
             start = end;
         }
         let source = self.whole_source.then(|| self.source()).transpose()?;
-        let before = writer.position();
+        let before = out.writer.position();
         if self.whole_source {
-            self.verbatim(&mut writer, progress)?;
+            self.verbatim(&mut out, progress)?;
         }
+        let Target { writer, entries, stream_bytes, .. } = out;
         let verbatim_stored = writer.position() - before;
         let sink = writer.finish(&entries, metadata, source.as_ref()).map_err(failed)?;
         sink.flush()?;
@@ -114,7 +156,7 @@ impl Pack<'_> {
             verbatim_len: source.map_or(0, |s| s.verbatim_len()),
             verbatim_stored,
             stream_bytes,
-            stats: entries.iter().map(|e| e.stats.iter().map(|s| (*s).into()).collect()).collect(),
+            stats: entries.into_iter().map(|e| e.stats).collect(),
         })
     }
 
@@ -137,15 +179,8 @@ impl Pack<'_> {
     }
 
     /// Prepares the codecs of some streams, then encodes and writes their chunks.
-    fn batch(
-        &self,
-        range: Range<usize>,
-        writer: &mut FileWriter<'_>,
-        shelf: &mut Shelf,
-        entries: &mut Vec<StreamEntry>,
-        stream_bytes: &mut Vec<u64>,
-        progress: &mut Progress,
-    ) -> Result<()> {
+    fn batch(&self, range: Range<usize>, out: &mut Target<'_>, progress: &mut Progress) -> Result<()> {
+        let Target { file, writer, entries, stream_bytes, shelf } = out;
         let parts = &self.parts[range.clone()];
         let mut trained = self.train(range.clone())?.into_iter();
         let mut coded: Vec<Coded> = Vec::with_capacity(parts.len());
@@ -171,7 +206,7 @@ impl Pack<'_> {
             let exact = writer.write_exact(codec.exact_tokens()).map_err(failed)?;
             let info = self.info(part);
             largest = largest.max(codec.bound(0..info.shape.n_tokens.min(self.chunk_tokens as usize)));
-            let stats = vec![format::HeadStats::default(); specs.len()];
+            let stats = vec![HeadStats::default(); specs.len()];
             entries.push(StreamEntry { info, heads, exact, stats });
             stream_bytes.push(writer.position() - before);
             coded.push(Coded { codec, first_item: items });
@@ -185,40 +220,49 @@ impl Pack<'_> {
             let start = chunk * self.chunk_tokens as usize;
             start..parts[s].stream.shape.n_tokens.min(start + self.chunk_tokens as usize)
         };
-        let encode_chunk = |scratch: &mut Scratch, item: usize, out: &mut Encoded| {
+        let encode_chunk = |scratch: &mut Scratch, item: usize, run: &mut Run| -> Result<()> {
             let (s, chunk) = at(item);
-            out.stats.clear();
-            out.stats.resize(self.plan[range.start + s].len(), HeadStats::default());
-            coded[s].codec.encode(&parts[s], tokens(s, chunk), &mut out.bytes, scratch, &mut out.stats)
+            let (codec, tokens) = (&coded[s].codec, tokens(s, chunk));
+            let mut stats = vec![HeadStats::default(); self.plan[range.start + s].len()];
+            let room = run.room(codec.bound(tokens.clone()));
+            let len = codec.encode(&parts[s], tokens, room, scratch, &mut stats)?;
+            run.push(len, stats);
+            Ok(())
         };
-        let mut take_chunk = |item: usize, out: &Encoded| {
+        let mut place_chunk = |item: usize, encoded: &Encoded| -> Result<u64> {
             let (s, chunk) = at(item);
             let stream = range.start + s;
             let before = writer.position();
-            writer.write_chunk(stream, chunk, &out.bytes).map_err(failed)?;
+            let place = writer.place_chunk(stream, chunk, encoded.seal).map_err(failed)?;
             stream_bytes[stream] += writer.position() - before;
-            for (sum, new) in entries[stream].stats.iter_mut().zip(&out.stats) {
-                let mut merged = HeadStats::from(*sum);
-                merged.merge(new);
-                *sum = merged.into();
+            for (sum, new) in entries[stream].stats.iter_mut().zip(&encoded.stats) {
+                sum.merge(new);
             }
             let shape = parts[s].stream.shape;
             progress.add((tokens(s, chunk).len() * shape.n_kv_heads * shape.row_bytes()) as u64);
-            Ok(())
+            Ok(place)
         };
         // As many chunks as make a run, but several runs for each thread.
         let run = (RUN_BYTES / largest).min(items / (4 * self.jobs)).max(1);
         let chunks = |i: usize| i * run..items.min((i + 1) * run);
-        ordered(
+        placed(
             self.jobs,
             items.div_ceil(run),
             WINDOW_BYTES / (largest * run),
             Scratch::new,
-            |scratch, i, out: &mut Vec<Encoded>| {
-                out.resize_with(chunks(i).len(), Encoded::default);
-                chunks(i).zip(out).try_for_each(|(item, out)| encode_chunk(scratch, item, out))
+            |scratch, i, run: &mut Run| {
+                run.clear();
+                chunks(i).try_for_each(|item| encode_chunk(scratch, item, run))
             },
-            |i, out| chunks(i).zip(&*out).try_for_each(|(item, out)| take_chunk(item, out)),
+            |i, run| {
+                let places = chunks(i).zip(&run.chunks).map(|(item, encoded)| place_chunk(item, encoded));
+                let places = places.collect::<Result<Vec<u64>>>()?;
+                Ok(places.first().copied())
+            },
+            |run, first| match first {
+                Some(first) => Ok(write_all_at(file, first, &run.bytes[..run.len])?),
+                None => Ok(()),
+            },
         )
     }
 
@@ -249,12 +293,15 @@ impl Pack<'_> {
 
     fn info(&self, part: &Part<'_>) -> StreamInfo {
         let s = &part.stream;
-        let kind = match s.kind {
-            Kind::K => format::Kind::K,
-            Kind::V => format::Kind::V,
-        };
         let chunk_tokens = self.chunk_tokens;
-        StreamInfo { part: s.part, layer: s.layer, kind, shape: s.shape, chunk_tokens, hadamard: s.hadamard }
+        StreamInfo {
+            part: s.part,
+            layer: s.layer,
+            kind: s.kind,
+            shape: s.shape,
+            chunk_tokens,
+            hadamard: s.hadamard,
+        }
     }
 
     /// How the source's files are put together again.
@@ -277,7 +324,8 @@ impl Pack<'_> {
     }
 
     /// Writes the source's bytes outside its tensors, one file after another, in blocks.
-    fn verbatim(&self, writer: &mut FileWriter<'_>, progress: &mut Progress) -> Result<()> {
+    fn verbatim(&self, out: &mut Target<'_>, progress: &mut Progress) -> Result<()> {
+        let Target { file, writer, .. } = out;
         let mut pieces: Vec<(u64, &[u8])> = Vec::new();
         let mut total = 0;
         for (file, filled) in self.dump.files.iter().zip(self.dump.regions()) {
@@ -297,39 +345,48 @@ impl Pack<'_> {
                 raw.extend_from_slice(&bytes[within(start)..within(end).min(bytes.len())]);
             }
         };
-        let compress =
-            |(scratch, raw): &mut (Scratch, Vec<u8>), i: usize, out: &mut (usize, bool, Vec<u8>)| {
-                gather(i, raw);
-                out.0 = raw.len();
-                let coder = scratch.coder();
-                out.2.resize(coder.bound(raw.len()), 0);
-                let sample = &raw[..raw.len().min(WORTH_SAMPLE)];
-                let worth = |from: usize, to: usize| to < from - from / 8;
-                let packed = coder
-                    .compress(sample, &mut out.2)
-                    .filter(|&n| worth(sample.len(), n))
-                    .and_then(|_| coder.compress(raw, &mut out.2))
-                    .filter(|&n| worth(raw.len(), n));
-                out.1 = packed.is_some();
-                match packed {
-                    Some(n) => out.2.truncate(n),
-                    None => std::mem::swap(&mut out.2, raw),
-                }
-                Ok(())
-            };
-        ordered(
+        let compress = |(scratch, raw): &mut (Scratch, Vec<u8>), i: usize, out: &mut Block| {
+            gather(i, raw);
+            out.raw_len = raw.len();
+            let coder = scratch.coder();
+            out.stored.resize(coder.bound(raw.len()), 0);
+            let sample = &raw[..raw.len().min(WORTH_SAMPLE)];
+            let worth = |from: usize, to: usize| to < from - from / 8;
+            let packed = coder
+                .compress(sample, &mut out.stored)
+                .filter(|&n| worth(sample.len(), n))
+                .and_then(|_| coder.compress(raw, &mut out.stored))
+                .filter(|&n| worth(raw.len(), n));
+            match packed {
+                Some(n) => out.stored.truncate(n),
+                None => std::mem::swap(&mut out.stored, raw),
+            }
+            let method = if packed.is_some() { VerbatimMethod::Zstd } else { VerbatimMethod::Raw };
+            out.sealed = Some((method, Seal::of(&out.stored)));
+            Ok(())
+        };
+        placed(
             self.jobs,
             n,
             WINDOW_BYTES / VERBATIM_BLOCK,
             || (Scratch::new(), Vec::new()),
             compress,
-            |_, (raw_len, packed, stored)| {
-                let method = if *packed { VerbatimMethod::Zstd } else { VerbatimMethod::Raw };
-                progress.add(*raw_len as u64);
-                writer.write_verbatim(method, *raw_len, stored).map_err(failed)
+            |_, block| {
+                let (method, seal) = block.sealed.ok_or_else(|| anyhow!("a block was not compressed"))?;
+                progress.add(block.raw_len as u64);
+                writer.place_verbatim(method, block.raw_len, seal).map_err(failed)
             },
+            |block, place| Ok(write_all_at(file, place, &block.stored)?),
         )
     }
+}
+
+/// A block of other bytes on its way into the file.
+#[derive(Default)]
+struct Block {
+    raw_len: usize,
+    stored: Vec<u8>,
+    sealed: Option<(VerbatimMethod, Seal)>,
 }
 
 /// What lies between the `filled` ranges of a file of `len` bytes.

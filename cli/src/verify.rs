@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
 use tersa_core::num::convert;
 
-use crate::archive::{Archive, OpenStream, Pick, kind};
+use crate::archive::{Archive, OpenStream, Pick};
 use crate::args::{SelectArgs, VerifyArgs, kind_letter};
 use crate::coding::Scratch;
 use crate::dump::{self, Dump, Kind};
@@ -60,7 +60,7 @@ fn matching<'d>(archive: &Archive<FileBytes>, dump: &'d Dump, args: &VerifyArgs)
         .streams()
         .iter()
         .map(|info| {
-            let here = (info.part, info.layer, kind(info.kind));
+            let here = (info.part, info.layer, info.kind);
             let found = all
                 .iter_mut()
                 .find(|p| p.as_ref().is_some_and(|p| (p.stream.part, p.stream.layer, p.stream.kind) == here));
@@ -221,7 +221,7 @@ fn decode_all(
             },
         )?;
         let difference = part.map(|_| sum);
-        errors.push(StreamError { layer: info.layer, part: info.part, kind: kind(info.kind), difference });
+        errors.push(StreamError { layer: info.layer, part: info.part, kind: info.kind, difference });
     }
     Ok(errors)
 }

@@ -6,34 +6,16 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tersa_core::codec::{ByteCoder, CodecSpec, Side, TileCodec, Workspace, prepare};
 use tersa_core::num::DType;
-use zstd::bulk::{Compressor, Decompressor};
+
+#[path = "../tests/zstd_coder/mod.rs"]
+mod zstd_coder;
+
+use zstd_coder::Zstd;
 
 const DUMP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/smollm2-135m-1k-sample.safetensors");
 const HEAD_DIM: usize = 64;
 /// A chunk's rows without its four exact ones.
 const TILE: usize = 252 * HEAD_DIM * 2;
-
-struct Zstd(Compressor<'static>, Decompressor<'static>);
-
-impl ByteCoder for Zstd {
-    fn bound(&self, len: usize) -> usize {
-        zstd::zstd_safe::compress_bound(len)
-    }
-
-    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
-        self.0.compress_to_buffer(src, dst).ok()
-    }
-
-    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> bool {
-        self.1.decompress_to_buffer(src, dst).is_ok_and(|n| n == dst.len())
-    }
-}
-
-fn coder() -> Zstd {
-    let mut compressor = Compressor::new(1).expect("memory for a context");
-    compressor.include_contentsize(false).expect("a fresh context takes every option");
-    Zstd(compressor, Decompressor::new().expect("memory for a context"))
-}
 
 /// The tiles of all tensors whose name starts with `kind`.
 fn tiles(kind: &str) -> Vec<Vec<u8>> {
@@ -55,7 +37,7 @@ fn lossless(c: &mut Criterion) {
     let codec = prepare(spec, HEAD_DIM, DType::F16, &Side::default()).expect("f16 rows");
     let n_rows = TILE / HEAD_DIM / 2;
     let mut scratch = vec![0; codec.workspace(n_rows).bytes];
-    let mut coder = coder();
+    let mut coder = Zstd::new(1);
     let mut out = vec![0; coder.bound(TILE)];
     let mut back = vec![0; TILE];
     for kind in ["k.", "v."] {

@@ -5,29 +5,19 @@
 use std::sync::Arc;
 
 use safetensors::SafeTensors;
-use tersa_core::codec::chunk::{HeadStats, StreamCodec};
+use tersa_core::codec::chunk::StreamCodec;
 use tersa_core::codec::{ByteCoder, CodecSpec, Side, TileCodec, Workspace, prepare};
 use tersa_core::cpu;
+use tersa_core::format::HeadStats;
 use tersa_core::num::{DType, convert, hash};
 use tersa_core::view::{KvShape, KvStrides, KvView};
 
+mod zstd_coder;
+
+use zstd_coder::Zstd;
+
 const LAYERS: [u32; 4] = [1, 6, 16, 26];
 const CHUNK: usize = 256;
-
-/// The coder of the command line, without its reuse of contexts.
-struct Zstd;
-
-impl ByteCoder for Zstd {
-    fn bound(&self, len: usize) -> usize {
-        zstd::zstd_safe::compress_bound(len)
-    }
-    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
-        zstd::bulk::compress_to_buffer(src, dst, 1).ok()
-    }
-    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> bool {
-        zstd::bulk::decompress_to_buffer(src, dst).is_ok_and(|n| n == dst.len())
-    }
-}
 
 fn sample() -> Vec<u8> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/smollm2-135m-1k-sample.safetensors");
@@ -76,7 +66,7 @@ fn through(codec: &StreamCodec, stream: &Stream<'_>) -> (Vec<Vec<u8>>, Vec<u8>, 
     let shape = *stream.view.shape();
     let size = codec.workspace(CHUNK);
     let (mut floats, mut bytes) = (vec![0.0; size.floats], vec![0; size.bytes]);
-    let mut coder = Zstd;
+    let mut coder = Zstd::new(1);
     let mut ws = Workspace { floats: &mut floats, bytes: &mut bytes, coder: Some(&mut coder) };
     let mut stats = vec![HeadStats::default(); shape.n_kv_heads];
     let mut chunks = Vec::new();

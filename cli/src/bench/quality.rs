@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
-use tersa_core::codec::chunk::HeadStats;
 use tersa_core::codec::{CodecSpec, KvSpec, Side};
+use tersa_core::format::HeadStats;
 use tersa_core::num::hash::xxh64;
 use tersa_core::view::KvShape;
 
@@ -242,10 +242,11 @@ fn code_head(part: &Part<'_>, spec: CodecSpec, options: &Options) -> Result<Code
     let mut decoded = vec![0; n_tokens * row];
     for start in (0..n_tokens).step_by(options.chunk_tokens) {
         let tokens = start..n_tokens.min(start + options.chunk_tokens);
-        codec.encode(part, tokens.clone(), &mut chunk, &mut scratch, &mut stats)?;
-        bytes += chunk.len() as u64;
+        chunk.resize(codec.bound(tokens.clone()), 0);
+        let len = codec.encode(part, tokens.clone(), &mut chunk, &mut scratch, &mut stats)?;
+        bytes += len as u64;
         let rows = &mut decoded[tokens.start * row..tokens.end * row];
-        codec.decode_head(&chunk, tokens, 0, rows, &mut scratch).context("a chunk does not decode")?;
+        codec.decode_head(&chunk[..len], tokens, 0, rows, &mut scratch).context("a chunk does not decode")?;
     }
     let rows = heads::widen(dtype, head_dim, part.stream.hadamard, &decoded)?;
     Ok(CodedHead { bytes, stats: stats[0], rows, codec: ready })

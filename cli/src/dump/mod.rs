@@ -34,17 +34,9 @@ use anyhow::{Result, ensure};
 pub use open::{open, open_bytes};
 pub use options::{AxisOrder, NameMap, OpenOptions, Rotation};
 pub use region::{Skeleton, SkeletonFile};
+pub use tersa_core::format::Kind;
 use tersa_core::num::DType;
 use tersa_core::view::{KvShape, KvStrides, KvView};
-
-/// Keys or values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// Keys.
-    K,
-    /// Values.
-    V,
-}
 
 /// Everything we know about a cache dump.
 pub struct Dump {

@@ -14,7 +14,8 @@ use core::ops::Range;
 
 use super::{CodecError, TileCodec, Workspace, WorkspaceSize};
 use crate::cpu;
-use crate::kernels::stats;
+use crate::format::HeadStats;
+use crate::kernels;
 use crate::num::DType;
 use crate::view::KvView;
 
@@ -25,51 +26,18 @@ mod tests;
 const RAW_TILE: u32 = 1 << 31;
 const LEN_BYTES: usize = 4;
 
-/// What encoding did to the values of one head. Merge in chunk order to get the same sums at every thread count.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct HeadStats {
-    /// Sum of squared differences between source and decoded values.
-    pub sum_sq_error: f64,
-    /// Sum of squares of the source's values. Tiles with a NaN or an infinity, which are always stored exactly, add
-    /// nothing here.
-    pub sum_sq: f64,
-    /// Largest absolute difference.
-    pub max_abs_error: f64,
-    /// Values seen, exact rows included.
-    pub n_values: u64,
-    /// Tiles whose rows were stored as they are, see [`chunk`](self).
-    pub raw_tiles: u64,
+/// Adds to `stats` rows that decode to `decoded`.
+fn add_lossy(stats: &mut HeadStats, level: cpu::Level, dtype: DType, rows: &[u8], decoded: &[u8]) {
+    let sums = kernels::stats::error_sums(level, dtype, rows, decoded);
+    stats.sum_sq_error += sums.sum_sq_error;
+    stats.sum_sq += sums.sum_sq;
+    stats.max_abs_error = stats.max_abs_error.max(sums.max_abs_error);
 }
 
-impl HeadStats {
-    /// Adds what happened to further values.
-    pub fn merge(&mut self, other: &Self) {
-        self.sum_sq_error += other.sum_sq_error;
-        self.sum_sq += other.sum_sq;
-        self.max_abs_error = self.max_abs_error.max(other.max_abs_error);
-        self.n_values += other.n_values;
-        self.raw_tiles += other.raw_tiles;
-    }
-
-    /// Frobenius norm of the error relative to that of the source; 0 without any error.
-    #[must_use]
-    pub fn rel_error(&self) -> f64 {
-        if self.sum_sq_error == 0.0 { 0.0 } else { libm::sqrt(self.sum_sq_error / self.sum_sq) }
-    }
-
-    /// Adds rows that decode to `decoded`.
-    fn add(&mut self, level: cpu::Level, dtype: DType, rows: &[u8], decoded: &[u8]) {
-        let sums = stats::error_sums(level, dtype, rows, decoded);
-        self.sum_sq_error += sums.sum_sq_error;
-        self.sum_sq += sums.sum_sq;
-        self.max_abs_error = self.max_abs_error.max(sums.max_abs_error);
-    }
-
-    /// Adds rows that come back as they are.
-    fn add_exact(&mut self, level: cpu::Level, dtype: DType, rows: &[u8]) {
-        let sum_sq = stats::error_sums(level, dtype, rows, rows).sum_sq;
-        self.sum_sq += if sum_sq.is_finite() { sum_sq } else { 0.0 };
-    }
+/// Adds to `stats` rows that come back as they are.
+fn add_exact(stats: &mut HeadStats, level: cpu::Level, dtype: DType, rows: &[u8]) {
+    let sum_sq = kernels::stats::error_sums(level, dtype, rows, rows).sum_sq;
+    stats.sum_sq += if sum_sq.is_finite() { sum_sq } else { 0.0 };
 }
 
 /// The codecs of one stream's heads and the tokens that stay exact.
@@ -204,12 +172,12 @@ impl StreamCodec {
                 let level = cpu::level();
                 stats.n_values += (tokens.len() * self.head_dim) as u64;
                 stats.raw_tiles += u64::from(code_len.is_none());
-                stats.add_exact(level, self.dtype, exact);
+                add_exact(stats, level, self.dtype, exact);
                 if code_len.is_some() && !codec.is_exact() {
                     codec.decode(&coded[..n], decoded, &mut ws)?;
-                    stats.add(level, self.dtype, rows, decoded);
+                    add_lossy(stats, level, self.dtype, rows, decoded);
                 } else {
-                    stats.add_exact(level, self.dtype, rows);
+                    add_exact(stats, level, self.dtype, rows);
                 }
             }
             let tile_len = exact.len() + n;

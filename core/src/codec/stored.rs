@@ -2,9 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::chunk::HeadStats;
 use super::{CodecSpec, Quantizer, Side};
-use crate::format::{self, CodebookData, SideData};
+use crate::format::{CodebookData, SideData};
 use crate::pq::{Codebook, PqShape};
 
 /// Why stored side data does not serve a codec.
@@ -69,20 +68,6 @@ impl Side {
             (_, None) => None,
         };
         Ok(Self { grid: stored.grid, signs: stored.signs, codebook })
-    }
-}
-
-impl From<HeadStats> for format::HeadStats {
-    fn from(s: HeadStats) -> Self {
-        let HeadStats { sum_sq_error, sum_sq, max_abs_error, n_values, raw_tiles } = s;
-        Self { sum_sq_error, sum_sq, max_abs_error, n_values, raw_tiles }
-    }
-}
-
-impl From<format::HeadStats> for HeadStats {
-    fn from(s: format::HeadStats) -> Self {
-        let format::HeadStats { sum_sq_error, sum_sq, max_abs_error, n_values, raw_tiles } = s;
-        Self { sum_sq_error, sum_sq, max_abs_error, n_values, raw_tiles }
     }
 }
 

@@ -53,7 +53,7 @@ pub use side::{CodebookData, SideData};
 pub use source::{Extent, Placement, Source, SourceFile, VERBATIM_BLOCK, VerbatimBlock, VerbatimMethod};
 pub use stream::{BlobRef, ChunkRef, Head, HeadStats, Kind, StreamEntry, StreamInfo};
 pub use verify::Verified;
-pub use writer::Writer;
+pub use writer::{Seal, Writer};
 
 /// Bytes that can be read from anywhere, by many threads at once where the implementor allows it.
 #[allow(clippy::len_without_is_empty, reason = "no caller asks, and the length may fail")]
@@ -81,6 +81,15 @@ pub trait Sink {
     /// # Errors
     /// If not all of them could be taken.
     fn write(&mut self, bytes: &[u8]) -> Result<(), Self::Error>;
+}
+
+/// A [`Sink`] that can leave room for bytes which are written there by other means, at the same time as it goes on.
+pub trait SkipSink: Sink {
+    /// Leaves out `len` bytes: zeros, unless somebody writes them.
+    ///
+    /// # Errors
+    /// If there is no room.
+    fn skip(&mut self, len: u64) -> Result<(), Self::Error>;
 }
 
 /// A read past the end of a slice.
@@ -128,6 +137,13 @@ impl Sink for alloc::vec::Vec<u8> {
     type Error = core::convert::Infallible;
     fn write(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
         self.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl SkipSink for alloc::vec::Vec<u8> {
+    fn skip(&mut self, len: u64) -> Result<(), Self::Error> {
+        self.resize(self.len() + usize::try_from(len).unwrap_or(usize::MAX), 0);
         Ok(())
     }
 }

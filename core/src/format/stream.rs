@@ -167,22 +167,38 @@ impl Head {
     }
 }
 
-/// What encoding lost of one head, exact rows included.
+/// What encoding did to the values of one head. Merge in chunk order to get the same sums at every thread count.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct HeadStats {
     /// Sum of squared differences between source and decoded values.
     pub sum_sq_error: f64,
-    /// Sum of squared source values.
+    /// Sum of squares of the source's values. Tiles with a NaN or an infinity, which are always stored exactly, add
+    /// nothing here.
     pub sum_sq: f64,
     /// Largest absolute difference.
     pub max_abs_error: f64,
-    /// Values counted.
+    /// Values seen, exact rows included.
     pub n_values: u64,
-    /// Tiles that the codec refused and that are stored raw.
+    /// Tiles whose rows were stored as they are because the codec refused them or would have needed more.
     pub raw_tiles: u64,
 }
 
 impl HeadStats {
+    /// Adds what happened to further values.
+    pub fn merge(&mut self, other: &Self) {
+        self.sum_sq_error += other.sum_sq_error;
+        self.sum_sq += other.sum_sq;
+        self.max_abs_error = self.max_abs_error.max(other.max_abs_error);
+        self.n_values += other.n_values;
+        self.raw_tiles += other.raw_tiles;
+    }
+
+    /// Frobenius norm of the error relative to that of the source; 0 without any error.
+    #[must_use]
+    pub fn rel_error(&self) -> f64 {
+        if self.sum_sq_error == 0.0 { 0.0 } else { libm::sqrt(self.sum_sq_error / self.sum_sq) }
+    }
+
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         out.put_f64(self.sum_sq_error);
         out.put_f64(self.sum_sq);

@@ -4,7 +4,6 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::Sink;
 use super::error::{FormatError, Region, WriteError};
 use super::layout::{
     self, Location, MAX_CODEC_NAME, MAX_CODECS, MAX_METADATA, MAX_STREAMS, SEED, Section, Trailer,
@@ -13,6 +12,7 @@ use super::layout::{
 use super::side::SideData;
 use super::source::{Source, VerbatimBlock, VerbatimMethod};
 use super::stream::{self, BlobRef, ChunkRef, StreamEntry, StreamRecord};
+use super::{Sink, SkipSink};
 use crate::num::hash::xxh64;
 
 /// Side data up to this many bytes is remembered to be stored once; grids and signs are, large codebooks differ
@@ -26,7 +26,7 @@ const SHARED_BLOB: usize = 4096;
 /// write under a temporary name and rename.
 ///
 /// Memory: 24 bytes for each chunk and 32 for each verbatim block.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Writer<S> {
     sink: S,
     position: u64,
@@ -79,22 +79,10 @@ impl<S: Sink> Writer<S> {
         chunk: usize,
         payload: &[u8],
     ) -> Result<(), WriteError<S::Error>> {
-        check_range("index of a stream", stream as u64, MAX_STREAMS - 1)?;
-        check_range("index of a chunk", chunk as u64, layout::MAX_TOKENS - 1)?;
-        let length = self.length("length of a chunk", payload)?;
-        if self.chunks.len() <= stream {
-            self.chunks.resize_with(stream + 1, Vec::new);
-        }
-        let slots = &mut self.chunks[stream];
-        if slots.len() <= chunk {
-            slots.resize(chunk + 1, None);
-        }
-        if slots[chunk].is_some() {
-            return Err(FormatError::ChunkCount { stream, chunk, written: 2 }.into());
-        }
-        let at = self.put_aligned(payload)?;
-        self.chunks[stream][chunk] = Some(ChunkRef { offset: at.offset, length, xxh64: at.xxh64 });
-        Ok(())
+        let seal = Seal::of(payload);
+        self.pad()?;
+        self.record_chunk(stream, chunk, seal)?;
+        self.put(payload)
     }
 
     /// Writes the next block of the source's bytes outside its tensors: `raw_len` bytes of it, stored as `stored`;
@@ -108,15 +96,9 @@ impl<S: Sink> Writer<S> {
         raw_len: usize,
         stored: &[u8],
     ) -> Result<(), WriteError<S::Error>> {
-        let what = "length of a verbatim block";
-        let stored_len = self.length(what, stored)?;
-        let raw_len = u32::try_from(raw_len).unwrap_or(u32::MAX);
-        let mut block = VerbatimBlock { offset: 0, stored_len, raw_len, method, xxh64: 0 };
-        block.check_lengths()?;
-        let at = self.put_aligned(stored)?;
-        (block.offset, block.xxh64) = (at.offset, at.xxh64);
-        self.verbatim.push(block);
-        Ok(())
+        self.pad()?;
+        self.record_verbatim(method, raw_len, Seal::of(stored))?;
+        self.put(stored)
     }
 
     /// Writes what a head's codec needs beyond its name; `None` if that is nothing. Equal small data is written once.
@@ -241,8 +223,42 @@ impl<S: Sink> Writer<S> {
         }
     }
 
-    fn length(&self, what: &'static str, bytes: &[u8]) -> Result<u32, FormatError> {
-        let (offset, length) = (self.position, bytes.len() as u64);
+    /// Notes a chunk that will lie at the aligned position.
+    fn record_chunk(&mut self, stream: usize, chunk: usize, seal: Seal) -> Result<(), FormatError> {
+        check_range("index of a stream", stream as u64, MAX_STREAMS - 1)?;
+        check_range("index of a chunk", chunk as u64, layout::MAX_TOKENS - 1)?;
+        let (offset, length) = (self.position, self.length("length of a chunk", seal)?);
+        if self.chunks.len() <= stream {
+            self.chunks.resize_with(stream + 1, Vec::new);
+        }
+        let slots = &mut self.chunks[stream];
+        if slots.len() <= chunk {
+            slots.resize(chunk + 1, None);
+        }
+        if slots[chunk].is_some() {
+            return Err(FormatError::ChunkCount { stream, chunk, written: 2 });
+        }
+        slots[chunk] = Some(ChunkRef { offset, length, xxh64: seal.xxh64 });
+        Ok(())
+    }
+
+    /// Notes a verbatim block that will lie at the aligned position.
+    fn record_verbatim(
+        &mut self,
+        method: VerbatimMethod,
+        raw_len: usize,
+        seal: Seal,
+    ) -> Result<(), FormatError> {
+        let stored_len = self.length("length of a verbatim block", seal)?;
+        let raw_len = u32::try_from(raw_len).unwrap_or(u32::MAX);
+        let block = VerbatimBlock { offset: self.position, stored_len, raw_len, method, xxh64: seal.xxh64 };
+        block.check_lengths()?;
+        self.verbatim.push(block);
+        Ok(())
+    }
+
+    fn length(&self, what: &'static str, seal: Seal) -> Result<u32, FormatError> {
+        let (offset, length) = (self.position, seal.length);
         if length == 0 {
             return Err(FormatError::Misplaced { region: Region::Padding { offset }, offset, length });
         }
@@ -282,5 +298,68 @@ impl<S: Sink> Writer<S> {
         self.sink.write(bytes).map_err(WriteError::Io)?;
         self.position += bytes.len() as u64;
         Ok(())
+    }
+}
+
+impl<S: SkipSink> Writer<S> {
+    /// As [`write_chunk`](Self::write_chunk) for a payload that the caller writes itself, at the offset returned:
+    /// places are given in order, payloads may be written at the same time. Payloads placed one after another lie
+    /// side by side, zeros between them up to the next multiple of [`ALIGN`](super::ALIGN).
+    ///
+    /// # Errors
+    /// As [`write_chunk`](Self::write_chunk).
+    pub fn place_chunk(
+        &mut self,
+        stream: usize,
+        chunk: usize,
+        seal: Seal,
+    ) -> Result<u64, WriteError<S::Error>> {
+        self.skip_padding()?;
+        self.record_chunk(stream, chunk, seal)?;
+        self.skip(seal.length)
+    }
+
+    /// As [`write_verbatim`](Self::write_verbatim) for a block that the caller writes itself, at the offset returned.
+    ///
+    /// # Errors
+    /// As [`write_verbatim`](Self::write_verbatim).
+    pub fn place_verbatim(
+        &mut self,
+        method: VerbatimMethod,
+        raw_len: usize,
+        seal: Seal,
+    ) -> Result<u64, WriteError<S::Error>> {
+        self.skip_padding()?;
+        self.record_verbatim(method, raw_len, seal)?;
+        self.skip(seal.length)
+    }
+
+    fn skip_padding(&mut self) -> Result<(), WriteError<S::Error>> {
+        self.skip(layout::align_up(self.position) - self.position).map(|_| ())
+    }
+
+    /// Where the bytes that are left out begin.
+    fn skip(&mut self, len: u64) -> Result<u64, WriteError<S::Error>> {
+        let start = self.position;
+        if len > 0 {
+            self.sink.skip(len).map_err(WriteError::Io)?;
+            self.position += len;
+        }
+        Ok(start)
+    }
+}
+
+/// What the tables hold about a payload beside its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    length: u64,
+    xxh64: u64,
+}
+
+impl Seal {
+    /// Of these bytes. Cost: one pass over them.
+    #[must_use]
+    pub fn of(payload: &[u8]) -> Self {
+        Self { length: payload.len() as u64, xxh64: xxh64(SEED, payload) }
     }
 }

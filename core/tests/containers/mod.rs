@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use tersa_core::codec::chunk::{HeadStats, StreamCodec};
+use tersa_core::codec::chunk::StreamCodec;
 use tersa_core::codec::{self, ByteCoder, CodecSpec, Side, Workspace};
+use tersa_core::format::HeadStats;
 use tersa_core::format::{
     Extent, Head, Kind, Placement, Reader, Source, SourceFile, StreamEntry, StreamInfo, VerbatimMethod,
     Writer,
@@ -15,20 +16,10 @@ use tersa_core::num::convert;
 use tersa_core::num::rng::Xoshiro256pp;
 use tersa_core::view::{KvShape, KvStrides, KvView};
 
-/// Zstandard at its default level.
-pub(crate) struct Zstd;
+#[path = "../zstd_coder/mod.rs"]
+mod zstd_coder;
 
-impl ByteCoder for Zstd {
-    fn bound(&self, len: usize) -> usize {
-        zstd::zstd_safe::compress_bound(len)
-    }
-    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
-        zstd::bulk::compress_to_buffer(src, dst, 3).ok()
-    }
-    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> bool {
-        zstd::bulk::decompress_to_buffer(src, dst).is_ok_and(|n| n == dst.len())
-    }
-}
+use zstd_coder::Zstd;
 
 /// What a container holds.
 #[derive(Clone, Copy, Debug)]
@@ -190,7 +181,7 @@ impl Recipe {
                 });
                 writer.write_chunk(s, chunk, &out[..n]).unwrap();
             }
-            let stats = stats.into_iter().map(Into::into).collect();
+            let stats = stats.to_vec();
             streams.push(StreamEntry { info, heads, exact, stats });
         }
         let length = self.tensor_bytes() as u64;
@@ -232,7 +223,7 @@ impl Recipe {
 fn with_workspace<T>(coder: &StreamCodec, n_tokens: usize, run: impl FnOnce(&mut Workspace<'_>) -> T) -> T {
     let size = coder.workspace(n_tokens);
     let (mut floats, mut bytes) = (vec![0.0; size.floats], vec![0; size.bytes]);
-    run(&mut Workspace { floats: &mut floats, bytes: &mut bytes, coder: Some(&mut Zstd) })
+    run(&mut Workspace { floats: &mut floats, bytes: &mut bytes, coder: Some(&mut Zstd::new(3)) })
 }
 
 /// Decodes a stream of a container to `[token][head][dim]` in its own type.

@@ -7,7 +7,8 @@ use core::ffi::{CStr, c_char};
 use core::ops::Range;
 use core::slice;
 
-use tersa_core::codec::chunk::{HeadStats, StreamCodec};
+use tersa_core::codec::chunk::StreamCodec;
+use tersa_core::format::HeadStats;
 use tersa_core::codec::{CodecSpec, Side, Workspace, prepare};
 use tersa_core::format::{Head, Kind, Reader, StreamEntry, StreamInfo, Writer};
 use tersa_core::num::DType;

@@ -4,22 +4,10 @@ use proptest::prelude::*;
 use std::vec;
 use std::vec::Vec;
 
-/// zstd level 1.
-pub(crate) struct Zstd;
+#[path = "../../../tests/zstd_coder/mod.rs"]
+mod zstd_coder;
 
-impl ByteCoder for Zstd {
-    fn bound(&self, len: usize) -> usize {
-        zstd::zstd_safe::compress_bound(len)
-    }
-
-    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
-        zstd::bulk::compress_to_buffer(src, dst, 1).ok()
-    }
-
-    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> bool {
-        zstd::bulk::decompress_to_buffer(src, dst).is_ok_and(|n| n == dst.len())
-    }
-}
+use zstd_coder::Zstd;
 
 fn encode(codec: &Lossless, rows: &[u8]) -> Vec<u8> {
     encode_at(cpu::level(), codec, rows)
@@ -28,7 +16,7 @@ fn encode(codec: &Lossless, rows: &[u8]) -> Vec<u8> {
 fn encode_at(level: Level, codec: &Lossless, rows: &[u8]) -> Vec<u8> {
     let n_rows = rows.len() / codec.row_bytes;
     let (mut code, mut scratch) = (vec![0; codec.bound(n_rows)], vec![0; codec.workspace(n_rows).bytes]);
-    let ws = &mut Workspace { floats: &mut [], bytes: &mut scratch, coder: Some(&mut Zstd) };
+    let ws = &mut Workspace { floats: &mut [], bytes: &mut scratch, coder: Some(&mut Zstd::new(1)) };
     let len = codec.encode_at(level, rows, &mut code, ws).unwrap();
     code.truncate(len);
     code
@@ -37,7 +25,7 @@ fn encode_at(level: Level, codec: &Lossless, rows: &[u8]) -> Vec<u8> {
 fn decode(codec: &Lossless, code: &[u8], n_rows: usize) -> Result<Vec<u8>, CodecError> {
     let (mut rows, mut scratch) =
         (vec![0xAA; n_rows * codec.row_bytes], vec![0xAA; codec.workspace(n_rows).bytes]);
-    let ws = &mut Workspace { floats: &mut [], bytes: &mut scratch, coder: Some(&mut Zstd) };
+    let ws = &mut Workspace { floats: &mut [], bytes: &mut scratch, coder: Some(&mut Zstd::new(1)) };
     codec.decode(code, &mut rows, ws)?;
     Ok(rows)
 }
@@ -120,7 +108,7 @@ fn tiles_are_the_same_at_every_level() {
     for level in cpu::levels() {
         assert!(encode_at(level, &codec, &rows) == portable, "{level}");
         let mut scratch = vec![0xAA; codec.workspace(252).bytes];
-        let ws = &mut Workspace { floats: &mut [], bytes: &mut scratch, coder: Some(&mut Zstd) };
+        let ws = &mut Workspace { floats: &mut [], bytes: &mut scratch, coder: Some(&mut Zstd::new(1)) };
         let mut back = vec![0xAA; rows.len()];
         codec.decode_at(level, &portable, &mut back, ws).unwrap();
         assert!(back == rows, "{level}");
@@ -145,7 +133,7 @@ fn missing_coder_and_scratch_are_errors() {
     let mut code = vec![0; codec.bound(4)];
     let ws = &mut Workspace { floats: &mut [], bytes: &mut [0; 1000], coder: None };
     assert_eq!(codec.encode(&rows, &mut code, ws), Err(CodecError::NoByteCoder));
-    let ws = &mut Workspace { floats: &mut [], bytes: &mut [0; 511], coder: Some(&mut Zstd) };
+    let ws = &mut Workspace { floats: &mut [], bytes: &mut [0; 511], coder: Some(&mut Zstd::new(1)) };
     let short = Err(CodecError::ShortBuffer { needed: 512, got: 511 });
     assert_eq!(codec.encode(&rows, &mut code, ws), short);
 }

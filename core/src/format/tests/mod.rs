@@ -135,6 +135,39 @@ fn equal_calls_give_equal_bytes() {
 }
 
 #[test]
+fn payloads_written_at_their_places_give_the_same_bytes() {
+    let payloads: [&[u8]; 3] = [&[1; 70], &[2; 64], &[3; 5]];
+    let entry = |head| StreamEntry {
+        info: StreamInfo { chunk_tokens: 2, ..info(0, Kind::K, 5) },
+        heads: vec![head; 2],
+        exact: None,
+        stats: vec![HeadStats::default(); 2],
+    };
+    let mut whole = Writer::new(Vec::new()).unwrap();
+    let mut apart = Writer::new(Vec::new()).unwrap();
+    let mut places = Vec::new();
+    for (i, payload) in payloads.into_iter().enumerate() {
+        whole.write_chunk(0, i, payload).unwrap();
+        places.push(apart.place_chunk(0, i, Seal::of(payload)).unwrap());
+    }
+    assert_eq!(places, [64, 192, 256]);
+    assert!(apart.place_chunk(0, 1, Seal::of(&[1])).is_err(), "twice");
+    assert!(apart.place_chunk(0, 3, Seal::of(&[])).is_err(), "empty");
+    let finish = |mut w: Writer<Vec<u8>>| {
+        let side = w.write_side(&side()).unwrap();
+        let codec = w.codec("raw").unwrap();
+        w.finish(&[entry(Head { codec, side })], "", None).unwrap()
+    };
+    let mut bytes = finish(apart);
+    assert_ne!(bytes, finish(whole.clone()));
+    for (payload, place) in payloads.into_iter().zip(places) {
+        let at = usize::try_from(place).unwrap();
+        bytes[at..at + payload.len()].copy_from_slice(payload);
+    }
+    assert_eq!(bytes, finish(whole));
+}
+
+#[test]
 fn the_writer_refuses_what_does_not_fit_together() {
     let writer = || Writer::new(Vec::new()).unwrap();
     let entry = |info: StreamInfo| StreamEntry {
