@@ -45,7 +45,7 @@ pub enum Verb {
     Verify(VerifyArgs),
     /// Measure codecs on your own dump: bits, ratio, error, speed
     Bench(crate::bench::BenchArgs),
-    /// Measure the attention-output error of compressed keys and values
+    /// Measure what compression, or attention to chosen tokens only, does to attention outputs
     Eval(crate::eval::EvalArgs),
     /// Print the completion script of a shell
     Completions {

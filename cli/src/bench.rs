@@ -290,7 +290,7 @@ fn stream_codecs(dump: &Dump, streams: &[usize], quality: &Quality, keep: Keep) 
     streams.iter().map(one).collect()
 }
 
-fn source_name(dump: &Dump) -> String {
+pub(crate) fn source_name(dump: &Dump) -> String {
     match &dump.files[..] {
         [one] => one.name.clone(),
         [first, rest @ ..] => format!("{} and {} more", first.name, rest.len()),

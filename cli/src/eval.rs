@@ -1,4 +1,4 @@
-//! `tersa eval`: what compressed keys and values do to attention outputs.
+//! `tersa eval`: what compressed keys and values, or attention to chosen tokens only, do to attention outputs.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -20,6 +20,7 @@ use crate::exit::Fault;
 use crate::files::FileBytes;
 use crate::heads::{self, Keys, Layer};
 use crate::report::{Table, error};
+use crate::selection::{Budgets, GroupRule, Specs};
 
 /// `tersa eval`.
 #[derive(Args, Clone, Debug)]
@@ -35,18 +36,32 @@ Queries are [q_heads][n_queries][head_dim], after RoPE, not scaled (tensors q.L0
 h / (q_heads / kv_heads). The scale is the dump's metadata `scale`, else \
 1/sqrt(head_dim).
 
+With --select nothing is compressed: each query attends the sinks, the most recent \
+tokens and a budget of others, which each selector chooses. Budgets are parts of all \
+tokens. Reported are the bits that a selector reads for a key to choose, the recall of \
+the best tokens by true score, the share of the attention mass that is kept, and the \
+error of the output; with one set for each kv head, as a kernel reads it that shares rows \
+among its query heads, and with one for each query head. Indexes are trained on what \
+comes before the tested queries.
+
+Selectors: exact (true scores), exact-v (times the length of the value), quest[:PAGE] \
+(bounds of pages of 16 tokens), sparq:R (R channels of the keys), snapkv, h2o, recent, \
+random, or all.
+
 Examples:
   tersa eval kv.tersa --against kv.safetensors
   tersa eval kv.tersa --against kv.safetensors --queries q.safetensors --json
-  tersa eval kv.tersa --against kv.safetensors --layers 0-9 --last-queries 256")]
+  tersa eval kv.tersa --against kv.safetensors --layers 0-9 --last-queries 256
+  tersa eval kv.safetensors --select all
+  tersa eval kv.safetensors --select exact,quest --budget 0.1 --plot loss.svg")]
 pub struct EvalArgs {
-    /// A .tersa file
+    /// A .tersa file; with --select a dump
     #[arg(value_name = "IN")]
     pub input: PathBuf,
     /// The dump it was made from
-    #[arg(long, value_name = "ORIG")]
-    pub against: PathBuf,
-    /// A dump with queries, if ORIG carries none
+    #[arg(long, value_name = "ORIG", required_unless_present = "select", conflicts_with = "select")]
+    pub against: Option<PathBuf>,
+    /// A dump with queries, if the dump carries none
     #[arg(long, value_name = "FILE")]
     pub queries: Option<PathBuf>,
     /// Use the last N captured queries of each head
@@ -63,10 +78,40 @@ pub struct EvalArgs {
     pub json: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap makes a doc comment on a flattened group the verb's description")]
+    pub select: SelectionArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "see above")]
     pub jobs: JobsArgs,
     #[command(flatten)]
     #[allow(missing_docs, reason = "see above")]
     pub dump: DumpArgs,
+}
+
+/// Attention to chosen tokens only.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Attention to chosen tokens")]
+pub struct SelectionArgs {
+    /// Selectors to compare, with commas between them, or all (see below)
+    #[arg(long, value_name = "LIST")]
+    pub select: Option<Specs>,
+    /// Tokens to choose, as parts of all
+    #[arg(long, value_name = "LIST", default_value = "0.2,0.1,0.03,0.01", requires = "select")]
+    pub budget: Budgets,
+    /// Always attend the first N tokens
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "select")]
+    pub sinks: usize,
+    /// Always attend the last N tokens, the query's own included
+    #[arg(long, value_name = "N", default_value = "64", value_parser = count, requires = "select")]
+    pub recent: NonZeroUsize,
+    /// How the query heads of a group agree on one set
+    #[arg(long, value_enum, value_name = "RULE", default_value = "softmax-sum", requires = "select")]
+    pub group_rule: GroupRule,
+    /// Seed of what is random
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "select")]
+    pub seed: u64,
+    /// Draw error against budget as SVG
+    #[arg(long, value_name = "FILE", requires = "select")]
+    pub plot: Option<PathBuf>,
 }
 
 /// One head of one layer, to be measured by whichever thread is free.
@@ -84,19 +129,17 @@ struct Task<'a> {
 /// # Errors
 /// If a file cannot be read, does not belong to the dump, or there are no queries.
 pub fn run(args: &EvalArgs) -> Result<()> {
+    if let Some(specs) = &args.select.select {
+        return crate::selection::run(args, specs);
+    }
+    let Some(against) = &args.against else { return Err(Fault::usage("name the dump with --against")) };
     let archive = Archive::open(&args.input)?;
     let options = args.dump.open_options();
-    let dump = crate::dump::open(std::slice::from_ref(&args.against), &options)?;
+    let dump = crate::dump::open(std::slice::from_ref(against), &options)?;
     let other = args.queries.as_ref().map(|path| crate::dump::open(std::slice::from_ref(path), &options));
     let asking = other.transpose()?;
     let asking = asking.as_ref().unwrap_or(&dump);
-    if args.window.is_none() && asking.meta.contains_key("window") {
-        let window = &asking.meta["window"];
-        writeln!(
-            std::io::stderr(),
-            "note: the dump mentions a window ({window}); all layers are taken to see every token"
-        )?;
-    }
+    mention_window(asking, args.window)?;
     let tasks = tasks(&archive, &dump, asking, args)?;
     let layers = measure(&archive, &dump, asking, &tasks, args)?;
     let mut overall = OutputErrors::default();
@@ -116,6 +159,17 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         table(&layers, &overall).to_string()
     };
     std::io::stdout().write_all(text.as_bytes()).context("standard output")
+}
+
+/// Says that a dump's window is not applied, unless the user gave one.
+pub(crate) fn mention_window(dump: &Dump, given: Option<NonZeroUsize>) -> Result<()> {
+    if let (None, Some(window)) = (given, dump.meta.get("window")) {
+        writeln!(
+            std::io::stderr(),
+            "note: the dump mentions a window ({window}); all layers are taken to see every token"
+        )?;
+    }
+    Ok(())
 }
 
 fn tasks<'a>(

@@ -23,6 +23,7 @@ mod plot;
 pub mod progress;
 pub mod report;
 pub mod select;
+pub mod selection;
 pub mod unpack;
 pub mod verify;
 pub mod zstd_coder;

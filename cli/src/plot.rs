@@ -4,6 +4,8 @@
 //! Written by hand because labels must not cover one another or a mark, which no plotting crate offers. Colours live in
 //! a style sheet with a dark variant, so that the picture fits the page that shows it.
 
+pub(crate) mod lines;
+
 use std::fmt::Write as _;
 
 /// What to draw.

@@ -1,0 +1,189 @@
+//! Names of selectors and budgets on the command line.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Selector;
+use super::peers::{Exact, ExactV, H2o, Quest, Random, Recent, SnapKv, SparQ};
+
+/// One selector by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spec {
+    /// The true scores.
+    Exact,
+    /// True probability times the length of the value.
+    ExactV,
+    /// Bounds of pages of so many tokens.
+    Quest(usize),
+    /// So many channels of the keys.
+    SparQ(usize),
+    /// Attention of the last prompt queries.
+    SnapKv,
+    /// Accumulated attention.
+    H2o,
+    /// The most recent tokens.
+    Recent,
+    /// Any tokens.
+    Random,
+}
+
+/// What `all` stands for, and what an unknown name is told.
+const ALL: [Spec; 9] = [
+    Spec::Exact,
+    Spec::ExactV,
+    Spec::Quest(16),
+    Spec::SparQ(8),
+    Spec::SparQ(16),
+    Spec::SnapKv,
+    Spec::H2o,
+    Spec::Recent,
+    Spec::Random,
+];
+
+/// The forms that are understood.
+const KNOWN: &str = "all, exact, exact-v, quest[:PAGE], sparq:R, snapkv, h2o, recent, random";
+
+impl Spec {
+    /// The selector of this name.
+    pub(crate) fn selector(self) -> Box<dyn Selector> {
+        match self {
+            Self::Exact => Box::new(Exact),
+            Self::ExactV => Box::new(ExactV),
+            Self::Quest(page) => Box::new(Quest { page }),
+            Self::SparQ(r) => Box::new(SparQ { r }),
+            Self::SnapKv => Box::new(SnapKv),
+            Self::H2o => Box::new(H2o),
+            Self::Recent => Box::new(Recent),
+            Self::Random => Box::new(Random),
+        }
+    }
+
+    /// Index of the family in [`FAMILIES`].
+    pub(crate) fn family(self) -> usize {
+        match self {
+            Self::Exact | Self::ExactV => 0,
+            Self::Quest(_) => 1,
+            Self::SparQ(_) => 2,
+            Self::SnapKv | Self::H2o | Self::Recent | Self::Random => 5,
+        }
+    }
+}
+
+/// Families of selectors, in the order of a plot's colours.
+pub(crate) const FAMILIES: [&str; 6] =
+    ["true scores", "Quest", "SparQ", "product quantization", "with re-rank", "chosen once"];
+
+impl fmt::Display for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact => f.write_str("exact"),
+            Self::ExactV => f.write_str("exact-v"),
+            Self::Quest(page) => write!(f, "quest:{page}"),
+            Self::SparQ(r) => write!(f, "sparq:{r}"),
+            Self::SnapKv => f.write_str("snapkv"),
+            Self::H2o => f.write_str("h2o"),
+            Self::Recent => f.write_str("recent"),
+            Self::Random => f.write_str("random"),
+        }
+    }
+}
+
+impl FromStr for Spec {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let unknown = || format!("no selector `{s}`; known: {KNOWN}");
+        let count = |n: &str| match n.parse::<usize>() {
+            Ok(n) if n > 0 => Ok(n),
+            _ => Err(format!("`{s}`: `{n}` is not a whole number above 0")),
+        };
+        match s.split_once(':') {
+            None => match s {
+                "exact" => Ok(Self::Exact),
+                "exact-v" => Ok(Self::ExactV),
+                "quest" => Ok(Self::Quest(16)),
+                "snapkv" => Ok(Self::SnapKv),
+                "h2o" => Ok(Self::H2o),
+                "recent" => Ok(Self::Recent),
+                "random" => Ok(Self::Random),
+                _ => Err(unknown()),
+            },
+            Some(("quest", page)) => Ok(Self::Quest(count(page)?)),
+            Some(("sparq", r)) => Ok(Self::SparQ(count(r)?)),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+/// Selectors separated by commas; `all` is every one at its usual size. Each is measured once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Specs(pub(crate) Vec<Spec>);
+
+impl FromStr for Specs {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let mut specs = Vec::new();
+        for name in s.split([',', ' ']).filter(|n| !n.is_empty()) {
+            let these = if name == "all" { ALL.to_vec() } else { vec![name.parse()?] };
+            specs.extend(these.into_iter().filter(|s| !specs.contains(s)).collect::<Vec<_>>());
+        }
+        if specs.is_empty() { Err(format!("no selector is named; known: {KNOWN}")) } else { Ok(Self(specs)) }
+    }
+}
+
+/// Parts of the tokens that may be chosen, as fractions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Budgets(pub(crate) Vec<f64>);
+
+impl FromStr for Budgets {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let fraction = |t: &str| match t.trim().parse::<f64>() {
+            Ok(f) if f > 0.0 && f <= 1.0 => Ok(f),
+            _ => Err(format!("`{t}` is not a fraction of the tokens above 0 and up to 1; write 0.2,0.1")),
+        };
+        s.split(',').map(fraction).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl fmt::Display for Budgets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&all.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_printed() {
+        for spec in ALL {
+            assert_eq!(spec.to_string().parse(), Ok(spec));
+        }
+        assert_eq!("quest".parse(), Ok(Spec::Quest(16)));
+        for bad in ["", "qest", "quest:0", "sparq", "sparq:x", "exact:3"] {
+            assert!(bad.parse::<Spec>().is_err(), "{bad:?} must be refused");
+        }
+        assert!("qest".parse::<Spec>().unwrap_err().contains("quest[:PAGE]"));
+    }
+
+    #[test]
+    fn lists_hold_each_selector_once() {
+        let specs: Specs = "random,all,quest:32".parse().unwrap();
+        assert_eq!(specs.0.len(), ALL.len() + 1);
+        assert_eq!((specs.0[0], specs.0[1]), (Spec::Random, Spec::Exact));
+        assert!(",".parse::<Specs>().is_err());
+    }
+
+    #[test]
+    fn budgets_are_fractions() {
+        assert_eq!("0.2, 1,0.01".parse::<Budgets>().unwrap().to_string(), "0.2,1,0.01");
+        for bad in ["", "0", "1.1", "-0.1", "NaN", "0.1,", "20%"] {
+            assert!(bad.parse::<Budgets>().is_err(), "{bad:?} must be refused");
+        }
+    }
+}
