@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
@@ -19,6 +18,7 @@ use crate::dump::{Dump, Queries};
 use crate::exit::Fault;
 use crate::files::FileBytes;
 use crate::heads::{self, Keys, Layer};
+use crate::parallel;
 use crate::report::{Table, error};
 use crate::selection::{Budgets, GroupRule, Specs};
 
@@ -95,22 +95,22 @@ pub struct SelectionArgs {
     #[arg(long, value_name = "LIST")]
     pub select: Option<Specs>,
     /// Tokens to choose, as parts of all
-    #[arg(long, value_name = "LIST", default_value = "0.2,0.1,0.03,0.01", requires = "select")]
+    #[arg(long, value_name = "LIST", default_value = "0.2,0.1,0.03,0.01", conflicts_with = "against")]
     pub budget: Budgets,
     /// Always attend the first N tokens
-    #[arg(long, value_name = "N", default_value_t = 4, requires = "select")]
+    #[arg(long, value_name = "N", default_value_t = 4, conflicts_with = "against")]
     pub sinks: usize,
     /// Always attend the last N tokens, the query's own included
-    #[arg(long, value_name = "N", default_value = "64", value_parser = count, requires = "select")]
+    #[arg(long, value_name = "N", default_value = "64", value_parser = count, conflicts_with = "against")]
     pub recent: NonZeroUsize,
     /// How the query heads of a group agree on one set
-    #[arg(long, value_enum, value_name = "RULE", default_value = "softmax-sum", requires = "select")]
+    #[arg(long, value_enum, value_name = "RULE", default_value = "softmax-sum", conflicts_with = "against")]
     pub group_rule: GroupRule,
     /// Seed of what is random
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "select")]
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "against")]
     pub seed: u64,
     /// Draw error against budget as SVG
-    #[arg(long, value_name = "FILE", requires = "select")]
+    #[arg(long, value_name = "FILE", conflicts_with = "against")]
     pub plot: Option<PathBuf>,
 }
 
@@ -230,24 +230,12 @@ fn measure(
     tasks: &[Task<'_>],
     args: &EvalArgs,
 ) -> Result<BTreeMap<(u32, u32), OutputErrors>> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        let mut scratch = Scratch::new();
-        loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some(task) = tasks.get(i) else { break done };
-            done.push((i, measure_head(archive, dump, asking, task, args, &mut scratch)));
-        }
-    };
-    let mut results: Vec<_> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..args.jobs.get().min(tasks.len())).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().flat_map(|w| w.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
+    let results = parallel::map(tasks.len(), args.jobs.get(), |i| {
+        measure_head(archive, dump, asking, &tasks[i], args, &mut Scratch::new())
     });
-    results.sort_by_key(|(i, _)| *i);
     let mut layers: BTreeMap<(u32, u32), OutputErrors> = BTreeMap::new();
-    for (i, errors) in results {
-        let Layer { part, layer, .. } = tasks[i].layer;
+    for (task, errors) in tasks.iter().zip(results) {
+        let Layer { part, layer, .. } = task.layer;
         layers.entry((part, layer)).or_default().merge(&errors?);
     }
     Ok(layers)

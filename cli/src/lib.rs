@@ -17,6 +17,7 @@ pub mod measure;
 pub mod meta;
 pub mod output;
 pub mod pack;
+mod parallel;
 pub mod pipeline;
 pub mod plan;
 mod plot;

@@ -17,7 +17,6 @@ mod spec;
 use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -28,6 +27,7 @@ use crate::dump::{Dump, Queries};
 use crate::eval::EvalArgs;
 use crate::exit::Fault;
 use crate::heads::{self, Keys, Layer};
+use crate::parallel;
 use crate::progress::Progress;
 use choice::Choice;
 use head::{Head, Kept, Setting, Truth};
@@ -188,23 +188,12 @@ fn measure(dump: &Dump, asking: &Dump, tasks: &[Task<'_>], args: &EvalArgs, spec
             .sum()
     };
     let progress = Mutex::new(Progress::new("selecting", tasks.iter().map(bytes).sum(), false));
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some(task) = tasks.get(i) else { break done };
-            done.push((i, measure_head(dump, asking, task, args, &setting, &selectors)));
-            progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(bytes(task));
-        }
-    };
-    let mut results: Vec<_> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..args.jobs.get().min(tasks.len())).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().flat_map(|w| w.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
+    let results = parallel::map(tasks.len(), args.jobs.get(), |i| {
+        let cells = measure_head(dump, asking, &tasks[i], args, &setting, &selectors);
+        progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(bytes(&tasks[i]));
+        cells
     });
     drop(progress);
-    // Heads are merged in the dump's order, so that nothing depends on the threads.
-    results.sort_by_key(|(i, _)| *i);
     let numbers: Vec<u32> = {
         let mut numbers: Vec<u32> = tasks.iter().map(|t| t.layer.layer).collect();
         numbers.dedup();
@@ -223,8 +212,9 @@ fn measure(dump: &Dump, asking: &Dump, tasks: &[Task<'_>], args: &EvalArgs, spec
             })
         })
         .collect();
-    for (i, cells) in results {
-        let at = tasks[i].at;
+    // Heads are merged in the dump's order, so that nothing depends on the threads.
+    for (task, cells) in tasks.iter().zip(results) {
+        let at = task.at;
         for (row, cells) in rows.iter_mut().zip(cells?) {
             let Some(open) = row else { continue };
             match cells {
@@ -235,7 +225,7 @@ fn measure(dump: &Dump, asking: &Dump, tasks: &[Task<'_>], args: &EvalArgs, spec
                     }
                 }
                 Err(why) => {
-                    let layer = tasks[i].layer.layer;
+                    let layer = task.layer.layer;
                     writeln!(std::io::stderr(), "{}: left out: layer {layer}: {why:#}", open.spec)?;
                     *row = None;
                 }

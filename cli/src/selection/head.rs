@@ -256,7 +256,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let f = t - (shifted - 12_582_912.0);
     // Taylor series of 2^f = e^(f ln 2) for |f| <= 1/2.
     let p = 1.0
-        + f * (0.693_147_2
+        + f * (std::f32::consts::LN_2
             + f * (0.240_226_5
                 + f * (0.055_504_11 + f * (0.009_618_13 + f * (0.001_333_36 + f * 0.000_154_035)))));
     let two_to_n = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
@@ -264,6 +264,7 @@ pub(crate) fn exp(x: f32) -> f32 {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "test data")]
 mod tests {
     use super::*;
 

@@ -1,0 +1,161 @@
+//! `eval --select` from outside, on the shipped dump of a real model.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot run has failed")]
+
+mod run;
+
+use run::{run, with_sample};
+use serde_json::Value;
+
+fn evaluated(args: &str) -> Value {
+    let dir = with_sample();
+    let out = run(dir.path(), &format!("eval kv.safetensors --json {args}"), 0);
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+fn number(report: &Value, selector: &str, budget: f64, sets: &str, what: &str) -> f64 {
+    let rows = report["rows"].as_array().unwrap();
+    let row = rows.iter().find(|r| r["selector"] == selector && r["budget"] == budget);
+    row.unwrap_or_else(|| panic!("{selector} {budget}"))[sets][what].as_f64().unwrap()
+}
+
+#[test]
+fn peers_lose_what_another_implementation_says() {
+    // Mass, error and its 95th percentile at k = N/5 and N/32, one set for each query head, by a numpy program that
+    // shares nothing with ours.
+    let known = [
+        ("exact", [0.9698, 0.0340, 0.147], [0.8854, 0.1164, 0.429]),
+        ("exact-v", [0.9685, 0.0326, 0.138], [0.8818, 0.1164, 0.423]),
+        ("sparq:8", [0.9563, 0.0511, 0.208], [0.8639, 0.1439, 0.510]),
+        ("sparq:16", [0.9644, 0.0410, 0.173], [0.8772, 0.1266, 0.454]),
+        ("snapkv", [0.8868, 0.1182, 0.418], [0.7572, 0.2289, 0.773]),
+        ("recent", [0.7552, 0.2764, 1.126], [0.6885, 0.3347, 1.137]),
+        ("quest:16", [0.8754, 0.1174, 0.436], [0.7143, 0.2637, 0.827]),
+        ("random", [0.7360, 0.2348, 0.737], [0.6726, 0.3463, 1.113]),
+    ];
+    let report = evaluated("--select all --budget 0.2,0.03125");
+    for (selector, fifth, thirty_second) in known {
+        // Neither random choices nor the neighbours of SnapKV's pools at the edges are the same.
+        let slack = match selector {
+            "random" => 0.04,
+            "snapkv" => 0.01,
+            _ => 0.003,
+        };
+        for (budget, values) in [(0.2, fifth), (0.03125, thirty_second)] {
+            for (what, value) in ["mass", "error", "error_p95"].into_iter().zip(values) {
+                let got = number(&report, selector, budget, "per_query_head", what);
+                assert!(
+                    (got - value).abs() <= slack * value + 0.0006,
+                    "{selector} {budget} {what}: {got} {value}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_report_says_what_was_measured() {
+    let report = evaluated("--select exact,quest:32 --budget 0.1 --layers 6,26 --last-queries 10 --sinks 8");
+    assert_eq!(report["layers"], serde_json::json!([6, 26]));
+    assert_eq!((&report["n_tokens"], &report["last_queries"]), (&1024.into(), &10.into()));
+    assert_eq!((&report["sinks"], &report["recent"]), (&8.into(), &64.into()));
+    assert_eq!(report["group_rule"], "softmax-sum");
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    let quest = &rows[1];
+    assert_eq!((&quest["selector"], &quest["k"]), (&"quest:32".into(), &102.into()));
+    // Highest and lowest of 64 channels in 16 bits, for 32 tokens.
+    assert_eq!(quest["index_bits"], 64.0);
+    assert_eq!(quest["outputs"], 2 * 9 * 10);
+    assert_eq!(quest["layers"][1]["layer"], 26);
+    for sets in ["shared", "per_query_head"] {
+        assert_eq!(number(&report, "exact", 0.1, sets, "recall"), 1.0);
+        for what in ["recall", "mass", "error", "error_p95"] {
+            assert!((0.0..1.5).contains(&number(&report, "quest:32", 0.1, sets, what)));
+        }
+    }
+}
+
+#[test]
+fn one_set_for_a_group_costs_something_and_everything_costs_nothing() {
+    let report = evaluated("--select exact,recent --budget 1,0.05");
+    for sets in ["shared", "per_query_head"] {
+        assert!(number(&report, "recent", 1.0, sets, "error_p95") < 1e-5);
+        assert!(number(&report, "recent", 1.0, sets, "mass") > 0.9999);
+    }
+    let error = |sets| number(&report, "exact", 0.05, sets, "error");
+    assert!(error("shared") > 1.02 * error("per_query_head"));
+}
+
+#[test]
+fn threads_do_not_change_a_report() {
+    let all = |jobs| evaluated(&format!("--select all --budget 0.1 --layers 1,16 -j {jobs}"));
+    assert_eq!(all(1), all(3));
+}
+
+#[test]
+fn group_rules_and_windows_are_heeded() {
+    let of = |more: &str| {
+        number(
+            &evaluated(&format!("--select exact --budget 0.05 --layers 6 {more}")),
+            "exact",
+            0.05,
+            "shared",
+            "error",
+        )
+    };
+    let rules = ["softmax-sum", "max", "logit-sum"].map(|rule| of(&format!("--group-rule {rule}")));
+    assert!(rules[0] != rules[1] && rules[1] != rules[2], "{rules:?}");
+    // A query that sees no more than what it always attends loses nothing.
+    assert!(of("--window 64") < 1e-6);
+    assert!(of("--window 200") > 1e-4);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_a_reason() {
+    let dir = with_sample();
+    let refused = |args: &str, code: i32| {
+        let output = run::tersa(dir.path()).args(args.split(' ')).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let unknown = refused("eval kv.safetensors --select qwest", 2);
+    assert!(
+        unknown.contains("qwest") && unknown.contains("quest[:PAGE]") && unknown.contains("snapkv"),
+        "{unknown}"
+    );
+    for budget in ["0", "1.5", "-1", "ten", "0.1,"] {
+        let talk = refused(&format!("eval kv.safetensors --select exact --budget={budget}"), 2);
+        assert!(talk.contains("fraction"), "{talk}");
+    }
+    // Neither a comparison with a file nor a choice.
+    refused("eval kv.safetensors", 2);
+    refused("eval kv.safetensors --select exact --against kv.safetensors", 2);
+    refused("eval kv.safetensors --against kv.safetensors --sinks 3", 2);
+    refused("eval kv.safetensors --select exact --recent 0", 2);
+    assert!(refused("eval kv.safetensors --select exact --layers 2", 2).contains("no layer"));
+    // All captured queries are tested, so none is left to learn from.
+    let talk = refused("eval kv.safetensors --select snapkv --last-queries 128", 1);
+    assert!(talk.contains("snapkv: left out") && talk.contains("--last-queries"), "{talk}");
+    let out = run(dir.path(), "eval kv.safetensors --select snapkv,exact --last-queries 128", 0);
+    assert!(!String::from_utf8(out.stdout).unwrap().contains("snapkv"));
+
+    run(dir.path(), "compress kv.safetensors -o raw.tersa --codec raw", 0);
+    run(dir.path(), "decompress raw.tersa --to npz -o kv.npz", 0);
+    assert!(refused("eval kv.npz --select exact", 2).contains("--queries"));
+    run(dir.path(), "eval kv.npz --select exact --queries kv.safetensors", 0);
+}
+
+#[test]
+fn a_plot_has_a_line_for_each_selector() {
+    let dir = with_sample();
+    let out =
+        run(dir.path(), "eval kv.safetensors --select exact,quest,random --layers 6 --plot loss.svg", 0);
+    let table = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(table.matches("quest:16").count(), 4, "{table}");
+    let drawn = std::fs::read_to_string(dir.path().join("loss.svg")).unwrap();
+    assert!(drawn.starts_with("<svg") && drawn.ends_with("</svg>\n"));
+    for name in ["exact", "quest:16", "random"] {
+        assert!(drawn.contains(&format!(">{name}</text>")), "{name}");
+    }
+}
