@@ -32,4 +32,5 @@ pub mod kv;
 pub mod num;
 pub mod pq;
 pub mod rotate;
+pub mod select;
 pub mod view;

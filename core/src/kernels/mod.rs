@@ -23,4 +23,6 @@ pub(crate) mod lloyd_max;
 #[cfg(feature = "alloc")]
 pub(crate) mod planes;
 #[cfg(feature = "alloc")]
+pub(crate) mod rerank;
+#[cfg(feature = "alloc")]
 pub(crate) mod stats;
