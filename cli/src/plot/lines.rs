@@ -83,7 +83,7 @@ pub(crate) fn svg(plot: &Lines<'_>) -> String {
     };
     draw(format_args!("<text class=\"title\" x=\"24\" y=\"36\">{}</text>", escaped(plot.title)));
     // Long facts are drawn smaller rather than off the page.
-    let size = (13.0 * (WIDTH - 48.0) / (text_width(plot.subtitle) * 13.0 / FONT)).min(13.0);
+    let size = (13.0 * (WIDTH - 48.0) / (text_width(plot.subtitle).max(1.0) * 13.0 / FONT)).min(13.0);
     draw(format_args!(
         "<text class=\"sub\" style=\"font-size:{size:.1}px\" x=\"24\" y=\"57\">{}</text>",
         escaped(plot.subtitle)
@@ -231,7 +231,7 @@ mod tests {
             lines: &lines,
         };
         let drawn = svg(&plot);
-        assert!(!drawn.contains("NaN") && !drawn.contains("inf") && drawn.ends_with("</svg>\n"));
+        assert!(!drawn.contains("NaN") && !drawn.contains("inf") && drawn.ends_with("</svg>\n"), "{drawn}");
         assert!(drawn.contains(">c</text>") && !drawn.contains("a<b"));
         assert!(svg(&Lines { lines: &[], ..plot }).ends_with("</svg>\n"));
     }
