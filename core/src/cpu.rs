@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 pub enum Level {
     /// Portable code.
     Scalar = 1,
-    /// AVX2, FMA, F16C, BMI1 and BMI2.
+    /// AVX2, FMA, F16C, BMI1, BMI2 and POPCNT.
     Avx2 = 2,
     /// AVX-512 F, BW, CD, DQ, VL, VNNI, VBMI, VBMI2, BITALG and VPOPCNTDQ together (Ice-Lake class).
     Avx512 = 3,
@@ -105,6 +105,7 @@ fn detect() -> Level {
     let zmm = xcr0 & 0xe6 == 0xe6;
     let avx2 = ymm
         && bit(leaf1.ecx, 12) // FMA
+        && bit(leaf1.ecx, 23) // POPCNT
         && bit(leaf1.ecx, 28) // AVX
         && bit(leaf1.ecx, 29) // F16C
         && bit(leaf7.ebx, 3) // BMI1
@@ -144,7 +145,8 @@ mod tests {
             && std::is_x86_feature_detected!("fma")
             && std::is_x86_feature_detected!("f16c")
             && std::is_x86_feature_detected!("bmi1")
-            && std::is_x86_feature_detected!("bmi2");
+            && std::is_x86_feature_detected!("bmi2")
+            && std::is_x86_feature_detected!("popcnt");
         let has_avx512 = has_avx2
             && std::is_x86_feature_detected!("avx512f")
             && std::is_x86_feature_detected!("avx512bw")

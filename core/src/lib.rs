@@ -10,6 +10,7 @@
 //! | [`rotate`] | Walsh–Hadamard rotations and Lloyd–Max grids |
 //! | [`pq`] | product quantization: training, encoding, decoding |
 //! | [`attention`] | exact decode attention over chosen rows, partial results and their merging |
+//! | [`select`] | exact top-k, group rules, top-p, budgets |
 //! | [`codec`] | K/V codecs behind one interface |
 //! | [`format`] | the `.tersa` container's bytes |
 //! | [`kv`] | the live cache of a layer: exact rows, window ring, drift, block cache of a fast memory tier |

@@ -24,5 +24,7 @@ pub(crate) mod lloyd_max;
 pub(crate) mod planes;
 #[cfg(feature = "alloc")]
 pub(crate) mod rerank;
+pub(crate) mod softmax;
 #[cfg(feature = "alloc")]
 pub(crate) mod stats;
+pub(crate) mod topk;

@@ -1,0 +1,127 @@
+//! Every level against the scalar twin, bit for bit, and the scalar twin against `f64`.
+
+use super::*;
+use crate::cpu;
+use crate::num::rng::Xoshiro256pp;
+use std::vec;
+use std::vec::Vec;
+
+const LENGTHS: [usize; 14] = [0, 1, 2, 15, 16, 17, 31, 33, 63, 65, 100, 1023, 1025, 3000];
+
+/// What the module promises of a power.
+const POWER: f64 = 2.6e-7;
+
+/// What it promises of a sum.
+const SUM: f64 = 8e-6;
+
+#[allow(clippy::cast_possible_truncation, reason = "test data")]
+fn words(rng: &mut Xoshiro256pp, n: usize) -> Vec<u16> {
+    (0..n).map(|_| rng.next_u64() as u16).collect()
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "test data")]
+fn floats(rng: &mut Xoshiro256pp, n: usize) -> Vec<f32> {
+    (0..n).map(|_| (rng.f64() * 40.0 - 30.0) as f32).collect()
+}
+
+fn weight(s: f64, head: Head) -> f64 {
+    let y = (s - f64::from(head.greatest)) * f64::from(head.exponent);
+    libm::exp2(y.max(-126.0)) * f64::from(head.weight)
+}
+
+#[test]
+fn powers_are_as_near_as_promised_over_the_whole_range() {
+    let mut worst = 0.0_f64;
+    let mut previous = 0.0;
+    for i in 0..=4_000_000_u32 {
+        #[allow(clippy::cast_precision_loss, reason = "test data")]
+        let y = -126.0 + i as f32 * (126.0 / 4e6);
+        if i % 16 != 0 {
+            continue;
+        }
+        let got = f64::from(<[f32; LANES]>::splat(y).exp2()[3]);
+        worst = worst.max((got / libm::exp2(y.into()) - 1.0).abs());
+        assert!(got >= previous * (1.0 - POWER), "{y}");
+        previous = got;
+    }
+    assert!(worst <= POWER, "{worst}");
+    for y in [f32::NEG_INFINITY, f32::NAN, -1e30, -126.0] {
+        let least = <[f32; LANES]>::splat(y).exp2()[0];
+        assert!((least / f32::MIN_POSITIVE - 1.0).abs() < 3e-7, "{y} {least}");
+    }
+}
+
+fn check<S: Scores + Into<f64>>(scores: &[S], exponent: f32) {
+    let most = greatest(Level::Scalar, scores);
+    let want =
+        scores.iter().map(|&s| s.into()).filter(|s: &f64| !s.is_nan()).fold(f64::NEG_INFINITY, f64::max);
+    assert_eq!(f64::from(most), want);
+    let head = Head { greatest: most, exponent, weight: 0.37 };
+    let total = sum(Level::Scalar, scores, head);
+    let one = Head { weight: 1.0, ..head };
+    let want: f64 = scores.iter().map(|&s| weight(s.into(), one)).sum();
+    // The argument of the power is a product, rounded once: half a unit of at most 126.
+    let argument = 126.0 * f64::from(f32::EPSILON);
+    assert!((total - want).abs() <= want * (SUM + argument), "{total} {want}");
+    let before: Vec<f32> = (0..scores.len()).map(|i| (i % 7) as f32 * 0.01).collect();
+    for how in [How::Set, How::Add, How::Max, How::SetScore, How::AddScore] {
+        let mut first = before.clone();
+        add(Level::Scalar, scores, head, how, &mut first);
+        for ((&s, &b), &got) in scores.iter().zip(&before).zip(&first) {
+            let (s, b): (f64, f64) = (s.into(), b.into());
+            let (w, score) = (weight(s, head), s * f64::from(exponent));
+            let want = match how {
+                How::Set => w,
+                How::Add => b + w,
+                How::Max => b.max(w),
+                How::SetScore => score,
+                How::AddScore => b + score,
+            };
+            let bound =
+                want.abs() * (POWER + argument + 2e-7) + score.abs() * 2e-7 * f64::from(how == How::AddScore);
+            assert!((f64::from(got) - want).abs() <= bound, "{how:?} {s}: {got} {want}");
+        }
+        for level in cpu::levels() {
+            assert_eq!(greatest(level, scores).to_bits(), most.to_bits(), "{level}");
+            assert_eq!(sum(level, scores, head).to_bits(), total.to_bits(), "{level} n {}", scores.len());
+            let mut out = before.clone();
+            add(level, scores, head, how, &mut out);
+            let same = out.iter().zip(&first).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{level} {how:?} n {}", scores.len());
+        }
+    }
+}
+
+#[test]
+fn scores_of_words_have_the_same_bits_at_every_level_and_meet_the_bound() {
+    let mut rng = Xoshiro256pp::new(1);
+    for n in LENGTHS {
+        for exponent in [0.0, 1e-4, 3e-3, 0.5] {
+            check(&words(&mut rng, n + 1)[1..], exponent);
+        }
+    }
+}
+
+#[test]
+fn scores_of_floats_have_the_same_bits_at_every_level_and_meet_the_bound() {
+    let mut rng = Xoshiro256pp::new(2);
+    for n in LENGTHS {
+        for exponent in [0.0, 0.18, 1.44] {
+            check(&floats(&mut rng, n + 1)[1..], exponent);
+        }
+    }
+}
+
+#[test]
+fn scores_that_are_not_finite_count_as_the_least() {
+    let scores = [1.0, f32::NAN, f32::NEG_INFINITY, 0.5, -f32::NAN];
+    for level in cpu::levels() {
+        assert_eq!(greatest(level, &scores), 1.0);
+        let head = Head { greatest: 1.0, exponent: 1.0, weight: 1.0 };
+        let mut out = vec![0.0; 5];
+        add(level, &scores, head, How::Set, &mut out);
+        assert!(out[1] < 2e-38 && out[2] < 2e-38 && out[4] < 2e-38 && out[0] > 0.999, "{out:?}");
+        assert!((sum(level, &scores, head) - 1.0 - 0.5_f64.sqrt()).abs() < 1e-6);
+        assert_eq!(greatest(level, &[f32::NAN; 20]), f32::NEG_INFINITY);
+    }
+}
