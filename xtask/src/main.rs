@@ -4,6 +4,7 @@
 
 mod big;
 mod demo;
+mod header;
 mod llama;
 mod nostd;
 mod run;
@@ -15,6 +16,7 @@ const HELP: &str = "\
 usage: cargo xtask <chore>
 
   test [WORD...]   every check of the project; with words, only the steps whose name holds one of them
+  header           write include/tersa.h and the list of exported symbols anew, from the crate ffi
   demo             compress the shipped dump of a real model and verify the result against it
   llama            let the real llama.cpp load states that went through tersa (builds it once, minutes)
   big [GIB]        compress a synthetic dump of 10 GiB and read a part of it, within the stated memory";
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match args[..] {
         ["test", ref words @ ..] => test::test(words),
+        ["header"] => header::header(),
         ["demo"] => demo::demo(),
         ["llama"] => llama::llama(),
         ["big"] => big::big(10, "had+lm4"),

@@ -1,0 +1,128 @@
+//! Scratch memory of one thread.
+
+use tersa_core::codec::{Workspace, WorkspaceSize};
+
+use crate::borrow;
+use crate::codec::tersa_codec;
+use crate::status::{Failure, fail, guard, tersa_error, tersa_status};
+use crate::version::obey_environment;
+use crate::zstd_coder::ZstdCoder;
+
+/// Scratch memory of one thread. It grows to the largest need it meets and is used again, so that later calls of that size
+/// take no memory.
+pub struct tersa_workspace {
+    scratch: Scratch,
+}
+
+/// Memory for coding, grown to the largest need.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    floats: Vec<f32>,
+    bytes: Vec<u8>,
+    /// Rows on their way between the caller's places and a codec.
+    pub(crate) rows: Vec<u8>,
+    coder: Option<ZstdCoder>,
+}
+
+/// Makes `buffer` at least `len` long.
+pub(crate) fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> Result<(), Failure> {
+    if buffer.len() < len {
+        if buffer.try_reserve_exact(len - buffer.len()).is_err() {
+            return fail!(TERSA_ERR_MEMORY, "no memory for {len} elements of scratch");
+        }
+        buffer.resize(len, T::default());
+    }
+    Ok(())
+}
+
+impl Scratch {
+    pub(crate) fn reserve(&mut self, size: WorkspaceSize, rows: usize) -> Result<(), Failure> {
+        grow(&mut self.floats, size.floats)?;
+        grow(&mut self.bytes, size.bytes)?;
+        grow(&mut self.rows, rows)?;
+        if self.coder.is_none() {
+            self.coder = Some(ZstdCoder::new());
+        }
+        Ok(())
+    }
+
+    /// The first `rows` bytes for rows, and what a codec of core wants.
+    pub(crate) fn lend(
+        &mut self,
+        size: WorkspaceSize,
+        rows: usize,
+    ) -> Result<(&mut [u8], Workspace<'_>), Failure> {
+        self.reserve(size, rows)?;
+        let coder = self.coder.as_mut().map(|c| c as &mut dyn tersa_core::codec::ByteCoder);
+        Ok((&mut self.rows[..rows], Workspace { floats: &mut self.floats, bytes: &mut self.bytes, coder }))
+    }
+}
+
+/// Runs `body` with the caller's workspace, or with one of its own if the caller has none.
+///
+/// # Safety
+/// `workspace` is NULL or a workspace that no other thread uses during the call.
+pub(crate) unsafe fn with<T>(
+    workspace: *mut tersa_workspace,
+    body: impl FnOnce(&mut Scratch) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    if workspace.is_null() {
+        return body(&mut Scratch::default());
+    }
+    // SAFETY: the caller's promise.
+    body(&mut unsafe { borrow::unique(workspace, "workspace")? }.scratch)
+}
+
+/// Makes a workspace. Calls take NULL in place of one and then take memory for themselves each time.
+///
+/// # Safety
+/// `out` points to a pointer; `err` is NULL or points to a `tersa_error`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tersa_workspace_create(
+    out: *mut *mut tersa_workspace,
+    err: *mut tersa_error,
+) -> tersa_status {
+    guard(err, || {
+        obey_environment();
+        // SAFETY: the caller's promise.
+        unsafe {
+            borrow::put(out, std::ptr::null_mut(), "out")?;
+            borrow::put(out, Box::into_raw(Box::new(tersa_workspace { scratch: Scratch::default() })), "out")
+        }
+    })
+}
+
+/// Takes the memory now that `codec` will need for caches of up to `n_tokens` tokens.
+///
+/// # Safety
+/// The handles are live, `workspace` is used by this thread only; `err` as everywhere.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tersa_workspace_reserve(
+    workspace: *mut tersa_workspace,
+    codec: *const tersa_codec,
+    n_tokens: usize,
+    err: *mut tersa_error,
+) -> tersa_status {
+    guard(err, || {
+        // SAFETY: the caller's promise.
+        let (workspace, codec) =
+            unsafe { (borrow::unique(workspace, "workspace")?, borrow::shared(codec, "codec")?) };
+        let (size, rows) = codec.inner.scratch_size(n_tokens);
+        workspace.scratch.reserve(size, rows)
+    })
+}
+
+/// Frees a workspace; NULL is fine.
+///
+/// # Safety
+/// `workspace` is NULL or live, and not used after this.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tersa_workspace_destroy(workspace: *mut tersa_workspace) {
+    guard(std::ptr::null_mut(), || {
+        if !workspace.is_null() {
+            // SAFETY: it came from `tersa_workspace_create`, and the caller gives it up.
+            drop(unsafe { Box::from_raw(workspace) });
+        }
+        Ok(())
+    });
+}
