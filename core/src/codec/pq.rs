@@ -7,8 +7,6 @@
 
 use super::buffers::{count_rows, lent};
 use super::{CodecError, Side, TileCodec, Workspace, WorkspaceSize};
-use crate::cpu;
-use crate::kernels::bits::{pack_bits, unpack_bits};
 use crate::num::{DType, convert};
 use crate::pq::{Codebook, PqError, PqShape};
 use alloc::vec;
@@ -49,37 +47,6 @@ impl PqTile {
         }
         Ok(Self { codebook, dtype, row_bytes, centroids })
     }
-
-    /// The codes `[n][m]`, one a byte, as bit streams.
-    fn pack(&self, codes: &[u8], out: &mut [u8]) {
-        let shape = self.codebook.shape();
-        let (level, nbits) = (cpu::level(), u32::from(shape.nbits()));
-        if (shape.m() * usize::from(shape.nbits())).is_multiple_of(8) {
-            return pack_bits(level, nbits, codes, out);
-        }
-        for (codes, out) in codes.chunks_exact(shape.m()).zip(out.chunks_exact_mut(shape.code_bytes())) {
-            pack_bits(level, nbits, codes, out);
-        }
-    }
-
-    /// The reverse of [`pack`](Self::pack).
-    fn unpack(&self, packed: &[u8], codes: &mut [u8]) -> Result<(), CodecError> {
-        let shape = self.codebook.shape();
-        let (level, nbits) = (cpu::level(), u32::from(shape.nbits()));
-        let used = shape.m() * usize::from(shape.nbits()) % 8;
-        if used == 0 {
-            unpack_bits(level, nbits, packed, codes);
-            return Ok(());
-        }
-        for (codes, packed) in codes.chunks_exact_mut(shape.m()).zip(packed.chunks_exact(shape.code_bytes()))
-        {
-            if packed.last().is_some_and(|last| last >> used != 0) {
-                return Err(CodecError::Corrupt { what: "bits after a row's last code" });
-            }
-            unpack_bits(level, nbits, packed, codes);
-        }
-        Ok(())
-    }
 }
 
 impl TileCodec for PqTile {
@@ -104,7 +71,7 @@ impl TileCodec for PqTile {
             PqError::NonFinite { row } => CodecError::NonFinite { row },
             _ => CodecError::Corrupt { what: "a part of a row" },
         })?;
-        self.pack(codes, out);
+        shape.pack(codes, out);
         Ok(out.len())
     }
 
@@ -115,7 +82,9 @@ impl TileCodec for PqTile {
             return Err(CodecError::Corrupt { what: "the packed codes have the wrong length" });
         }
         let codes = lent(ws.bytes, n * shape.m())?;
-        self.unpack(code, codes)?;
+        shape
+            .unpack(code, codes)
+            .map_err(|_| CodecError::Corrupt { what: "bits after a row's last code" })?;
         let table = &self.centroids;
         match self.dtype.block_bytes() {
             1 if self.dtype.is_plain() => shape.gather(table, codes, rows),
@@ -196,7 +165,7 @@ mod tests {
     fn codes_lie_in_the_row_from_the_lowest_bit_on() {
         let codec = codec(2, 6, 8, DType::F32);
         let mut tile = [0; 4];
-        codec.pack(&[1, 2, 63, 0], &mut tile);
+        codec.codebook.shape().pack(&[1, 2, 63, 0], &mut tile);
         assert_eq!(tile, [0b1000_0001, 0, 0b0011_1111, 0]);
     }
 

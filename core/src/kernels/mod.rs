@@ -24,6 +24,8 @@ pub(crate) mod lloyd_max;
 pub(crate) mod planes;
 #[cfg(feature = "alloc")]
 pub(crate) mod rerank;
+#[cfg(feature = "alloc")]
+pub(crate) mod scan;
 pub(crate) mod softmax;
 #[cfg(feature = "alloc")]
 pub(crate) mod stats;

@@ -14,6 +14,8 @@ pub struct Codebook {
     pub(super) centroids: Vec<f32>,
     /// Half norms and transposed centroids of each sub-space: what encoding reads.
     table: Vec<f32>,
+    /// The greatest norm of a centroid of each sub-space, or a little more.
+    radii: Vec<f64>,
 }
 
 impl PartialEq for Codebook {
@@ -32,7 +34,8 @@ impl Codebook {
         if centroids.len() != shape.codebook_len() {
             return Err(PqError::Length { expected: shape.codebook_len(), got: centroids.len() });
         }
-        let mut codebook = Self { shape, centroids, table: vec![0.0; shape.split().table_len()] };
+        let mut codebook =
+            Self { shape, centroids, table: vec![0.0; shape.split().table_len()], radii: vec![0.0; shape.m] };
         for s in 0..shape.m() {
             let centroids = codebook.centroids(s);
             if let Some(c) =
@@ -132,6 +135,16 @@ impl Codebook {
         Ok(())
     }
 
+    /// Half norms and columns of each sub-space, as [`Split::fill_table`](crate::kernels::assign::Split::fill_table) wrote them.
+    pub(super) fn table(&self) -> &[f32] {
+        &self.table
+    }
+
+    /// An upper bound of the norms of the centroids of sub-space `s`.
+    pub(super) fn radius(&self, s: usize) -> f64 {
+        self.radii[s]
+    }
+
     /// The centroids of all sub-spaces, `[m][ksub][dsub]`.
     pub(crate) fn all_centroids(&self) -> &[f32] {
         &self.centroids
@@ -150,11 +163,17 @@ impl Codebook {
         self.fill_table();
     }
 
+    #[allow(clippy::cast_precision_loss, reason = "columns are at most 2^16")]
     fn fill_table(&mut self) {
         let split = self.shape.split();
         for s in 0..split.m {
             let centroids = &self.centroids[split.start(s) * split.ksub..split.start(s + 1) * split.ksub];
             split.fill_table(s, centroids, &mut self.table);
+            let half = split.table(s, &self.table).0.iter().fold(0.0, |top: f32, &x| top.max(x));
+            // Rounded to f32, it may overflow; then any centroid's norm is below that of the greatest numbers.
+            let half = f64::from(half.min(f32::MAX)) * (1.0 + f64::from(f32::EPSILON));
+            let overflow = f64::from(f32::MAX) * libm::sqrt(split.dsub(s) as f64);
+            self.radii[s] = if half < f64::from(f32::MAX) { libm::sqrt(2.0 * half) } else { overflow };
         }
     }
 }

@@ -29,16 +29,23 @@
 #![cfg(feature = "alloc")]
 
 mod codebook;
+mod codes;
+mod scan;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod train;
 
 pub use codebook::Codebook;
+pub use codes::Codes;
+pub use scan::scan;
+pub use tables::QueryTables;
 #[cfg(feature = "std")]
 pub use train::deadline;
 pub use train::{Init, IterBudget, TrainParams, TrainReport, train};
 
 use crate::kernels::assign::Split;
+use crate::kernels::scan::Layout;
 
 /// Dimension, sub-quantizers and bits of a product quantizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,6 +118,10 @@ impl PqShape {
     const fn split(self) -> Split {
         Split { d: self.d, m: self.m, ksub: self.ksub() }
     }
+
+    const fn layout(self) -> Layout {
+        Layout { m: self.m, nbits: self.nbits }
+    }
 }
 
 /// Why rows cannot be trained on, encoded or decoded.
@@ -147,6 +158,25 @@ pub enum PqError {
         /// The code.
         code: u8,
     },
+    /// Bits that are not zero after the last code of this packed row.
+    Padding {
+        /// Index of the row.
+        row: usize,
+    },
+    /// Tokens that are not there.
+    Tokens {
+        /// One past the last token asked for.
+        end: usize,
+        /// Tokens that there are.
+        len: usize,
+    },
+    /// Codes, codebook and tables must have the same shape.
+    OtherShape {
+        /// The shape of the first.
+        expected: PqShape,
+        /// The shape that does not fit.
+        got: PqShape,
+    },
 }
 
 impl core::fmt::Display for PqError {
@@ -159,6 +189,13 @@ impl core::fmt::Display for PqError {
             Self::NoRows => f.write_str("no rows to train on"),
             Self::NonFinite { row } => write!(f, "row {row} holds a NaN or an infinity"),
             Self::Code { at, code } => write!(f, "code {code} at {at} names no centroid"),
+            Self::Padding { row } => write!(f, "bits after the last code of packed row {row}"),
+            Self::Tokens { end, len } => write!(f, "tokens up to {end} of {len}"),
+            Self::OtherShape { expected, got } => write!(
+                f,
+                "a quantizer of {} columns in {} codes of {} bits meets one of {} in {} of {}",
+                expected.d, expected.m, expected.nbits, got.d, got.m, got.nbits
+            ),
         }
     }
 }

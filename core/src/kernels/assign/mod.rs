@@ -56,7 +56,7 @@ impl Split {
     }
 
     /// The half norms `[ksub]` and the columns `[dsub][ksub]` of sub-space `s`.
-    fn table(self, s: usize, table: &[f32]) -> (&[f32], &[f32]) {
+    pub(crate) fn table(self, s: usize, table: &[f32]) -> (&[f32], &[f32]) {
         table[self.table_start(s)..self.table_start(s + 1)].split_at(self.ksub)
     }
 
