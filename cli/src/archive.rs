@@ -256,7 +256,8 @@ where
                 positions: self
                     .meta
                     .positions(info.part, info.shape.n_tokens)
-                    .map(|all| all[p.tokens.clone()].into()),
+                    .map(|all| all.range(p.tokens.clone())),
+                sequences: None,
             }
         });
         let files = source.iter().flat_map(|s| &s.files).map(|f| SkeletonFile {

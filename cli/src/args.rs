@@ -207,7 +207,7 @@ pub struct CompressArgs {
     /// Keep the first N positions exact
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub keep_sinks: usize,
-    /// Keep the last N tokens exact
+    /// Keep the last N tokens of each sequence exact
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub keep_recent: usize,
     /// Tokens in a chunk, the unit of random access

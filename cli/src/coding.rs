@@ -70,22 +70,38 @@ impl Default for Scratch {
 pub struct Keep {
     /// Positions below this.
     pub sinks: usize,
-    /// As many of the last positions.
+    /// As many of the last positions of each sequence.
     pub recent: usize,
 }
 
 impl Keep {
-    /// The rows of `stream` to keep, rising. Sinks and recency are matters of position, not of row.
+    /// The rows of `stream` to keep, rising. Sinks and recency are matters of position, not of row, and each sequence of
+    /// a cache has its own recent tokens.
     #[must_use]
     pub fn rows(self, stream: &DumpStream) -> Vec<u32> {
-        let position = |row: u32| match &stream.positions {
-            Some(positions) => i64::from(positions[row as usize]),
-            None => i64::from(row),
+        let n = i64::try_from(stream.shape.n_tokens).unwrap_or(i64::MAX);
+        match &stream.positions {
+            Some(positions) => self.by_position(stream, positions.iter().map(i64::from)),
+            None => self.by_position(stream, 0..n),
+        }
+    }
+
+    fn by_position(self, stream: &DumpStream, positions: impl Iterator<Item = i64> + Clone) -> Vec<u32> {
+        let behind: Vec<Option<i64>> = match &stream.sequences {
+            _ if self.recent == 0 => Vec::new(),
+            Some(sequences) => sequences.behind_last(positions.clone()),
+            None => {
+                let last = positions.clone().max().unwrap_or(0);
+                positions.clone().map(|p| Some(last - p)).collect()
+            }
         };
-        let rows = || 0..u32::try_from(stream.shape.n_tokens).unwrap_or(u32::MAX);
-        let last = rows().map(position).max().unwrap_or(0);
         let below = |n: i64, limit: usize| u64::try_from(n).is_ok_and(|n| n < limit as u64);
-        rows().filter(|&r| below(position(r), self.sinks) || below(last - position(r), self.recent)).collect()
+        let recent = behind
+            .into_iter()
+            .chain(std::iter::repeat(None))
+            .map(|n| n.is_some_and(|n| below(n, self.recent)));
+        let kept = positions.zip(recent).map(|(p, recent)| below(p, self.sinks) || recent);
+        (0..).zip(kept).filter(|(_, kept)| *kept).map(|(row, _)| row).collect()
     }
 }
 
@@ -253,7 +269,7 @@ impl PartCodec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dump::Kind;
+    use crate::dump::{Kind, Sequences};
     use tersa_core::view::KvStrides;
 
     fn stream(n_tokens: usize, positions: Option<&[i32]>) -> DumpStream {
@@ -267,7 +283,8 @@ mod tests {
             offset: 0,
             strides: KvStrides::token_major(&shape),
             hadamard: 0,
-            positions: positions.map(Into::into),
+            positions: positions.map(|p| p.iter().copied().collect()),
+            sequences: None,
         }
     }
 
@@ -281,5 +298,12 @@ mod tests {
         assert_eq!(keep.rows(&stream(4, Some(&[8, 9, 0, 1]))), [1, 2, 3]);
         assert_eq!(Keep { sinks: 4, recent: 0 }.rows(&stream(3, Some(&[100, 101, 102]))), [0u32; 0]);
         assert_eq!(Keep { sinks: 9, recent: 9 }.rows(&stream(3, None)), [0, 1, 2]);
+        // Rows 0 to 2 are a long sequence, rows 3 and 4 a short one.
+        let two = DumpStream {
+            sequences: Sequences::new(vec![1, 2, 3, 4, 5], vec![0, 0, 0, 1, 1]),
+            ..stream(5, Some(&[7, 8, 9, 0, 1]))
+        };
+        assert_eq!(Keep { sinks: 0, recent: 1 }.rows(&two), [2, 4]);
+        assert_eq!(Keep { sinks: 1, recent: 2 }.rows(&two), [1, 2, 3, 4]);
     }
 }

@@ -123,9 +123,7 @@ impl Restore {
         };
         for (file, out) in self.layout.files.iter().zip(files) {
             out.set_len(file.len).with_context(failed)?;
-            for (offset, bytes) in &file.verbatim {
-                write_all_at(out, *offset, bytes).with_context(failed)?;
-            }
+            file.write_extras(|offset, bytes| write_all_at(out, offset, bytes)).with_context(failed)?;
         }
         let mut writeback = Writeback::new(files);
         write_streams(archive, &self.picks, &self.layout, files, &mut writeback, jobs, progress)

@@ -3,14 +3,13 @@
 //! Nothing in it depends on when, where or on how many threads the file was made.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tersa_core::num::DType;
 
 use crate::args::SelectArgs;
-use crate::dump::{Dump, DumpStream, Queries, SourceFormat};
+use crate::dump::{Dump, DumpStream, Positions, Queries, SourceFormat};
 
 /// The metadata of a `.tersa` file. Fields that a release does not know are ignored.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -107,7 +106,7 @@ impl Metadata {
     /// About the `streams` of `dump`.
     #[must_use]
     pub fn of(dump: &Dump, streams: &[&DumpStream], plan: Value) -> Self {
-        let positions = streams.iter().filter_map(|s| Some((s.part, runs(s.positions.as_ref()?))));
+        let positions = streams.iter().filter_map(|s| Some((s.part, s.positions.as_ref()?.runs().collect())));
         Self {
             creator: concat!("tersa ", env!("CARGO_PKG_VERSION")).into(),
             source_format: dump.format.name().into(),
@@ -145,15 +144,8 @@ impl Metadata {
 
     /// The positions of a part's `n_tokens` tokens, if they were recorded and there are that many.
     #[must_use]
-    pub fn positions(&self, part: u32, n_tokens: usize) -> Option<Arc<[i32]>> {
-        let runs = self.positions.get(&part)?;
-        // The count is checked before anything is built: these numbers are a file's.
-        let total: u64 = runs.iter().map(|&(_, n)| u64::from(n)).sum();
-        if total != n_tokens as u64 {
-            return None;
-        }
-        let one = |&(first, n): &(i32, u32)| (0..n).map(move |i| first.wrapping_add_unsigned(i));
-        Some(runs.iter().flat_map(one).collect())
+    pub fn positions(&self, part: u32, n_tokens: usize) -> Option<Positions> {
+        Positions::from_runs(self.positions.get(&part)?, n_tokens)
     }
 }
 
@@ -180,26 +172,14 @@ fn rope(dump: &Dump) -> &'static str {
     }
 }
 
-fn runs(positions: &Arc<[i32]>) -> Vec<(i32, u32)> {
-    let mut out: Vec<(i32, u32)> = Vec::new();
-    for &p in positions.iter() {
-        match out.last_mut() {
-            Some((first, n)) if i64::from(*first) + i64::from(*n) == i64::from(p) && *n < u32::MAX => *n += 1,
-            _ => out.push((p, 1)),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn positions_survive_as_runs() {
-        let positions: Arc<[i32]> = [188, 189, 190, 0, 1, 7, 7].into();
-        let packed = runs(&positions);
-        assert_eq!(packed, [(188, 3), (0, 2), (7, 1), (7, 1)]);
+        let positions: Positions = [188, 189, 190, 0, 1, 7, 7].into_iter().collect();
+        let packed = positions.runs().collect();
         let meta = Metadata { positions: [(1, packed)].into(), ..Metadata::default() };
         assert_eq!(meta.positions(1, 7), Some(positions));
         assert_eq!(meta.positions(1, 8), None, "a count that does not fit is no list of positions");

@@ -6,7 +6,7 @@ use anyhow::Result;
 use tersa_core::view::{KvShape, KvView};
 
 use crate::args::SelectArgs;
-use crate::dump::{Dump, DumpStream};
+use crate::dump::{Dump, DumpStream, Positions};
 use crate::exit::Fault;
 
 /// One stream of the selection.
@@ -85,13 +85,12 @@ fn narrow<'a>(
     out.shape.n_tokens = tokens.len();
     out.shape.n_kv_heads = heads.len();
     out.positions = match &stream.positions {
-        Some(positions) => Some(positions[tokens.clone()].into()),
+        Some(positions) => Some(positions.range(tokens.clone())),
         // Rows are positions, so the rows that are left must keep theirs.
-        None if tokens.start > 0 => {
-            Some(tokens.clone().map(|t| i32::try_from(t).unwrap_or(i32::MAX)).collect())
-        }
+        None if tokens.start > 0 => Positions::counted(tokens.start, tokens.len()),
         None => None,
     };
+    out.sequences = stream.sequences.as_ref().map(|s| s.range(tokens.clone()));
     // Heads at equal distances and any token range are the same memory seen through other strides.
     let step = heads.get(1).map_or(1, |second| second - heads[0]);
     let even = heads.windows(2).all(|w| w[1] - w[0] == step);
@@ -135,7 +134,8 @@ mod tests {
             offset: 0,
             strides: KvStrides::token_major(&shape),
             hadamard: 0,
-            positions: Some([5, 6, 7, 8].into()),
+            positions: Positions::counted(5, 4),
+            sequences: None,
         };
         Dump {
             files: vec![SourceFile { path: "x".into(), name: "x".into(), bytes: FileBytes::Owned(bytes) }],
@@ -171,7 +171,7 @@ mod tests {
         let even = select(&dump, &args("1,3")).unwrap();
         assert_eq!(even.len(), 1);
         assert_eq!(even[0].stream.layer, 3);
-        assert_eq!(even[0].stream.positions.as_deref(), Some(&[6, 7][..]));
+        assert_eq!(even[0].stream.positions, Positions::counted(6, 2));
         assert_eq!(values(&even[0], 1..2), [210.0, 211.0, 230.0, 231.0]);
         let uneven = select(&dump, &args("0,1,3")).unwrap();
         assert_eq!(uneven[0].views().len(), 3);

@@ -40,12 +40,13 @@ fn missing() -> bool {
 }
 
 fn on_terminal(dir: &std::path::Path, args: &str, no_color: bool) -> (Option<i32>, String) {
+    with_env(dir, args, if no_color { &[("NO_COLOR", "1")] } else { &[] })
+}
+
+fn with_env(dir: &std::path::Path, args: &str, env: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = Command::new("python3");
     command.args(["-c", PTY, env!("CARGO_BIN_EXE_tersa")]).args(args.split(' ')).current_dir(dir);
-    command.env("TERM", "xterm").env_remove("NO_COLOR");
-    if no_color {
-        command.env("NO_COLOR", "1");
-    }
+    command.env("TERM", "xterm").env_remove("NO_COLOR").envs(env.iter().copied());
     let output = command.output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -77,6 +78,35 @@ fn colours_are_for_terminals_without_no_color() {
     assert!(!on_terminal(dir.path(), "compress --help", true).1.contains('\x1b'));
     let piped = tersa(dir.path()).args(["compress", "--help"]).output().unwrap().stdout;
     assert!(!piped.contains(&0x1b));
+}
+
+#[test]
+fn a_bar_appears_for_those_who_wait_and_is_gone_in_the_end() {
+    if missing() {
+        return;
+    }
+    let dir = with_sample();
+    // Training at the scalar level is slow enough anywhere; how many layers that takes, the clock decides.
+    for layers in ["1", "1,6", "1,6,16,26"] {
+        let codec = "--codec pq:16x8 -j 2 -f";
+        let args = format!("compress kv.safetensors -o a.tersa {codec} --layers {layers}");
+        let start = std::time::Instant::now();
+        let (code, shown) = with_env(dir.path(), &args, &[("TERSA_CPU", "scalar")]);
+        assert_eq!(code, Some(0), "{shown}");
+        if start.elapsed() < std::time::Duration::from_millis(1500) {
+            continue;
+        }
+        let bar = shown.find("compressing [").unwrap_or_else(|| panic!("no bar in {shown:?}"));
+        let result = shown.rfind("kv.safetensors → a.tersa").unwrap();
+        assert!(bar < result, "{shown:?}");
+        assert!(shown[bar..].contains("MiB/") && shown[bar..].contains('%'), "{shown:?}");
+        let cleared = shown[bar..result].rfind("\u{1b}[2K").expect("the bar's line is erased");
+        assert!(!shown[bar + cleared..].contains("compressing ["), "{shown:?}");
+        let quiet = with_env(dir.path(), &format!("{args} -q"), &[("TERSA_CPU", "scalar")]);
+        assert_eq!(quiet, (Some(0), String::new()));
+        return;
+    }
+    panic!("scalar training of four layers took less than a second and a half");
 }
 
 #[test]

@@ -222,6 +222,7 @@ pub(crate) fn add_streams(
             strides: KvStrides { token, head, dim },
             hadamard: 0,
             positions: None,
+            sequences: None,
         });
     }
     Ok(())

@@ -15,7 +15,7 @@ use tersa_core::view::KvStrides;
 
 use super::llama::parse::Container;
 use super::region::Skeleton;
-use super::{DumpStream, Kind, SourceFormat};
+use super::{DumpStream, Kind, Positions, SourceFormat};
 
 /// What to write a dump as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,33 @@ pub struct OutFile {
     pub len: u64,
     /// Offset and bytes of everything that is not a tensor, ascending.
     pub verbatim: Vec<(u64, Vec<u8>)>,
+    /// Offset and positions of rows, written as little-endian i32.
+    pub positions: Vec<(u64, Positions)>,
+}
+
+impl OutFile {
+    /// Hands offset and bytes of everything that is not a tensor to `put`, positions in pieces of at most 64 KiB.
+    ///
+    /// # Errors
+    /// The first of `put`.
+    pub fn write_extras<E>(&self, mut put: impl FnMut(u64, &[u8]) -> Result<(), E>) -> Result<(), E> {
+        const PIECE: usize = (64 << 10) / POSITION_BYTES;
+        for (offset, bytes) in &self.verbatim {
+            put(*offset, bytes)?;
+        }
+        let mut piece = Vec::new();
+        for (offset, positions) in &self.positions {
+            let mut at = *offset;
+            let mut all = positions.iter().peekable();
+            while all.peek().is_some() {
+                piece.clear();
+                piece.extend(all.by_ref().take(PIECE).flat_map(i32::to_le_bytes));
+                put(at, &piece)?;
+                at += piece.len() as u64;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Where one stream goes, and as what.
@@ -116,6 +143,7 @@ impl Layout {
             name: f.name.clone(),
             len: f.len,
             verbatim: f.verbatim.clone(),
+            positions: Vec::new(),
         });
         let placements = source.streams.iter().enumerate().map(|(stream, s)| Placement {
             stream,
@@ -218,16 +246,17 @@ fn part_suffix(part: u32, several: bool) -> String {
 }
 
 /// Name and token positions of every part whose rows are not simply positions 0, 1, ...
-fn positions(source: &Skeleton) -> Vec<(String, Vec<u8>)> {
+fn positions(source: &Skeleton) -> Vec<(String, Positions)> {
     let several = has_parts(source);
     let listed = |part: &[DumpStream]| {
-        let positions = part[0].positions.as_deref()?;
-        let counted = positions.iter().zip(0..).all(|(p, i)| *p == i);
-        let bytes = || positions.iter().flat_map(|p| p.to_le_bytes()).collect();
-        (!counted).then(|| (format!("positions{}", part_suffix(part[0].part, several)), bytes()))
+        let positions = part[0].positions.as_ref().filter(|p| !p.is_counted())?;
+        Some((format!("positions{}", part_suffix(part[0].part, several)), positions.clone()))
     };
     source.streams.chunk_by(|a, b| a.part == b.part).filter_map(listed).collect()
 }
+
+/// Bytes of a written position.
+const POSITION_BYTES: usize = 4;
 
 /// What of the source does not go into a file of plain values, in words; nothing is lost silently.
 ///

@@ -21,6 +21,7 @@ mod npy;
 mod npz;
 mod open;
 mod options;
+mod positions;
 mod region;
 mod safetensors;
 mod tensor;
@@ -33,6 +34,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 pub use open::{open, open_bytes};
 pub use options::{AxisOrder, NameMap, OpenOptions, Rotation};
+pub use positions::{Positions, Sequences};
 pub use region::{Skeleton, SkeletonFile};
 pub use tersa_core::format::Kind;
 use tersa_core::num::DType;
@@ -110,7 +112,9 @@ pub struct DumpStream {
     /// Size of the Walsh–Hadamard matrix that the source multiplied its rows by, 0 if none (llama.cpp's quantized caches).
     pub hadamard: u32,
     /// Token positions by row, where rows are not simply positions 0.. (llama.cpp cells).
-    pub positions: Option<std::sync::Arc<[i32]>>,
+    pub positions: Option<Positions>,
+    /// The sequences that rows belong to, where there are several (llama.cpp session files); containers do not keep them.
+    pub sequences: Option<Sequences>,
 }
 
 /// Captured queries of one layer: `[n_q_heads][n_queries][head_dim]`, after RoPE, not scaled.

@@ -92,7 +92,7 @@ fn push(
     content: &mut Content,
 ) {
     let offset = t.offset + skip;
-    let (part, hadamard, positions) = (0, 0, None);
+    let (part, hadamard, positions, sequences) = (0, 0, None, None);
     content.streams.push(DumpStream {
         part,
         layer,
@@ -103,6 +103,7 @@ fn push(
         strides,
         hadamard,
         positions,
+        sequences,
     });
 }
 

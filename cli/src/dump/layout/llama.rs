@@ -94,7 +94,7 @@ fn switch(source: &Skeleton, state: &State, target: Version) -> Result<Layout> {
     layout.placements.iter_mut().for_each(|p| p.offset = moved(p.offset));
     let change = sites.len() as u64 * WORDS;
     let len = if add { file.len + change } else { file.len - change };
-    layout.files = vec![OutFile { name: file.name.clone(), len, verbatim }];
+    layout.files = vec![OutFile { name: file.name.clone(), len, verbatim, positions: Vec::new() }];
     Ok(layout)
 }
 

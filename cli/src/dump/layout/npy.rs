@@ -41,7 +41,7 @@ pub(super) fn layout(source: &Skeleton) -> Result<Layout> {
         placements.push(Placement { stream, file: 0, offset: at, dtype, strides, unrotate });
         at += stream_len;
     }
-    let file = OutFile { name: "kv.npy".into(), len: at, verbatim: vec![(0, head)] };
+    let file = OutFile { name: "kv.npy".into(), len: at, verbatim: vec![(0, head)], positions: Vec::new() };
     Ok(Layout { files: vec![file], placements, notes, ..Layout::default() })
 }
 

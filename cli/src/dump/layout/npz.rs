@@ -8,7 +8,7 @@ use tersa_core::view::KvStrides;
 
 use super::npy::{descr, numpy_type};
 use super::{Finish, Layout, OutFile, Placement};
-use crate::dump::{Skeleton, npy};
+use crate::dump::{Positions, Skeleton, npy};
 
 pub(super) fn layout(source: &Skeleton) -> Result<Layout> {
     let mut notes = super::common_notes(source);
@@ -23,9 +23,9 @@ pub(super) fn layout(source: &Skeleton) -> Result<Layout> {
         let strides = KvStrides::head_major(&s.shape);
         placements.push(Placement { stream, file: 0, offset, dtype, strides, unrotate });
     }
-    for (name, bytes) in super::positions(source) {
-        let offset = zip.add(&name, "<i4", &[bytes.len() / 4], bytes.len() as u64)?;
-        zip.verbatim.push((offset, bytes));
+    for (name, list) in super::positions(source) {
+        let offset = zip.add(&name, "<i4", &[list.len()], (list.len() * super::POSITION_BYTES) as u64)?;
+        zip.positions.push((offset, list));
     }
     notes.extend(super::left_out(source, false, false));
     let (file, finish) = zip.finish()?;
@@ -37,6 +37,7 @@ pub(super) fn layout(source: &Skeleton) -> Result<Layout> {
 struct Zip {
     at: u64,
     verbatim: Vec<(u64, Vec<u8>)>,
+    positions: Vec<(u64, Positions)>,
     members: Vec<Member>,
 }
 
@@ -140,7 +141,10 @@ impl Zip {
         let len = start + tail.len() as u64;
         self.verbatim.push((start, tail));
         self.verbatim.sort_by_key(|(at, _)| *at);
-        Ok((OutFile { name: "kv.npz".into(), len, verbatim: self.verbatim }, finish))
+        Ok((
+            OutFile { name: "kv.npz".into(), len, verbatim: self.verbatim, positions: self.positions },
+            finish,
+        ))
     }
 }
 

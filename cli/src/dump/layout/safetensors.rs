@@ -36,8 +36,10 @@ pub(super) fn layout(source: &Skeleton) -> Result<Layout> {
         let bytes = bytes.context("queries are not among the bytes that were kept")?.to_vec();
         extras.push((add(format!("q.L{}", q.layer), type_name(q.dtype), &q.shape, len as u64), bytes));
     }
-    for (name, bytes) in super::positions(source) {
-        extras.push((add(name, "I32", &[bytes.len() / 4], bytes.len() as u64), bytes));
+    let mut positions = Vec::new();
+    for (name, list) in super::positions(source) {
+        let len = (list.len() * super::POSITION_BYTES) as u64;
+        positions.push((add(name, "I32", &[list.len()], len), list));
     }
     let mut text = serde_json::to_vec(&header)?;
     while !(8 + text.len()).is_multiple_of(64) {
@@ -46,12 +48,13 @@ pub(super) fn layout(source: &Skeleton) -> Result<Layout> {
     let head = [&(text.len() as u64).to_le_bytes(), text.as_slice()].concat();
     let data = head.len() as u64;
     placements.iter_mut().for_each(|p| p.offset += data);
+    positions.iter_mut().for_each(|(at, _)| *at += data);
     let mut verbatim = vec![(0, head)];
     verbatim.extend(extras.into_iter().map(|(at, bytes)| (at + data, bytes)));
     let mut notes = super::common_notes(source);
     notes.extend(super::left_out(source, true, true));
     Ok(Layout {
-        files: vec![OutFile { name: "kv.safetensors".into(), len: data + end, verbatim }],
+        files: vec![OutFile { name: "kv.safetensors".into(), len: data + end, verbatim, positions }],
         placements,
         notes,
         ..Layout::default()

@@ -126,6 +126,7 @@ fn stream(
         strides,
         hadamard,
         positions: Some(cache.positions.clone()),
+        sequences: cache.sequences.clone(),
     })
 }
 

@@ -5,10 +5,11 @@
 //! exactly at the end of the file can be right, and where two readings do, the file is refused.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use tersa_core::num::DType;
+
+use crate::dump::{Positions, Sequences};
 
 /// Bytes of a file of which the tensors' may be absent: the parser only reads headers.
 #[derive(Clone, Debug)]
@@ -82,7 +83,9 @@ pub(crate) struct Cache {
     /// 0, or 1 for the sliding-window layers of models that have them.
     pub(crate) section: u32,
     /// Position of each cell.
-    pub(crate) positions: Arc<[i32]>,
+    pub(crate) positions: Positions,
+    /// Sequences of each cell, if there are several.
+    pub(crate) sequences: Option<Sequences>,
     /// Offset at which the rotation sizes stand, or would.
     pub(crate) rotation_at: u64,
     /// Sizes of the Hadamard matrices of keys and values, if the file says.
@@ -232,7 +235,8 @@ impl<'a> Reader<'a, '_> {
         if n_cells == 0 {
             let empty = Cache {
                 section,
-                positions: Arc::new([]),
+                positions: Positions::from_iter([]),
+                sequences: None,
                 rotation_at: self.at,
                 rotation: None,
                 k: Vec::new(),
@@ -240,7 +244,8 @@ impl<'a> Reader<'a, '_> {
             };
             return Ok(empty);
         }
-        let positions = self.cells(n_cells, version, variant).context("damaged or cut off cell list")?;
+        let (positions, sequences) =
+            self.cells(n_cells, version, variant).context("damaged or cut off cell list")?;
         let (transposed, n_layers) = self.u32().zip(self.u32()).context("cut off before the layer count")?;
         ensure!(transposed <= 1, "the flag for transposed values is {transposed}");
         let rotation_at = self.at;
@@ -260,12 +265,16 @@ impl<'a> Reader<'a, '_> {
         };
         let k = layers(false)?;
         let v = if variant.values { layers(transposed == 1)? } else { Vec::new() };
-        Ok(Cache { section, positions: positions.into(), rotation_at, rotation, k, v })
+        Ok(Cache { section, positions, sequences, rotation_at, rotation, k, v })
     }
 
-    /// Positions, skipping the sequences that each cell belongs to.
-    fn cells(&mut self, n: u32, version: Version, variant: Variant) -> Option<Vec<i32>> {
-        let mut positions = Vec::new();
+    fn cells(
+        &mut self,
+        n: u32,
+        version: Version,
+        variant: Variant,
+    ) -> Option<(Positions, Option<Sequences>)> {
+        let (mut positions, mut ends, mut ids) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..n {
             positions.push(self.i32()?);
             let n_seq = self.u32()?;
@@ -273,9 +282,12 @@ impl<'a> Reader<'a, '_> {
                 return None;
             }
             let ext = if variant.ext { 12 } else { 0 };
-            self.bytes(usize::try_from(u64::from(n_seq) * 4 + ext).ok()?)?;
+            self.bytes(ext)?;
+            let listed = self.bytes(usize::try_from(u64::from(n_seq) * 4).ok()?)?;
+            ids.extend(listed.as_chunks::<4>().0.iter().map(|id| i32::from_le_bytes(*id)));
+            ends.push(u32::try_from(ids.len()).ok()?);
         }
-        Some(positions)
+        Some((positions.into_iter().collect(), Sequences::new(ends, ids)))
     }
 
     fn rows(&mut self, n_cells: u64) -> Result<Rows> {

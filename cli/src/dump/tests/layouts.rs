@@ -32,7 +32,11 @@ pub(super) fn rebuild(dump: &Dump, layout: &Layout) -> Vec<Vec<u8>> {
         }
     };
     for (i, f) in layout.files.iter().enumerate() {
-        f.verbatim.iter().for_each(|(at, bytes)| put(i, *at as usize, bytes));
+        let extras = f.write_extras(|at, bytes| {
+            put(i, usize::try_from(at).unwrap(), bytes);
+            Ok::<_, ()>(())
+        });
+        extras.unwrap();
     }
     for p in &layout.placements {
         let view = dump.view(p.stream).unwrap();

@@ -37,7 +37,8 @@ fn both_llama_versions_give_equal_streams() {
         let s = &dump.streams[59];
         assert_eq!((s.layer, s.kind, s.hadamard, s.part), (29, Kind::V, 0, 0));
         assert_eq!((s.shape.n_tokens, s.shape.n_kv_heads, s.shape.head_dim), (2, 3, 64));
-        assert_eq!(s.positions.as_deref(), Some(&[0, 1][..]));
+        assert_eq!(s.positions, Positions::counted(0, 2));
+        assert_eq!(s.sequences, None);
         assert!(dump.heads_known);
     }
 }
@@ -97,7 +98,9 @@ fn a_session_file_with_two_sequences_names_its_architecture() {
     let dump = read("llama/smollm2-2tok-k_f16-v_f16-2seq.ggsn10", &smollm2()).unwrap();
     assert_eq!(dump.format, SourceFormat::LlamaSession);
     assert_eq!(dump.meta["arch"], "llama");
-    assert_eq!(dump.streams[0].positions.as_deref(), Some(&[0, 0][..]));
+    assert_eq!(dump.streams[0].positions, Some([0, 0].into_iter().collect()));
+    let own = Sequences::new(vec![1, 2], vec![0, 1]);
+    assert_eq!(dump.streams[0].sequences, own);
 }
 
 /// A state file under construction; numbers as the format has them.
@@ -158,7 +161,7 @@ fn sliding_window_sections_and_streams_are_parts() {
     let dump = b.read().unwrap();
     let parts: Vec<_> = dump.streams.iter().map(|s| (s.part, s.layer, s.shape.n_tokens)).collect();
     assert_eq!(parts, [(0, 0, 3), (0, 0, 3), (1, 0, 1), (1, 0, 1), (1, 1, 1), (1, 1, 1)]);
-    assert_eq!(dump.streams[2].positions.as_deref(), Some(&[2][..]));
+    assert_eq!(dump.streams[2].positions, Positions::counted(2, 1));
     assert_eq!(dump.meta["arch"], "llama");
     assert!(dump.assumptions.iter().any(|a| a.contains("sliding-window")));
     assert_eq!(row(&dump, 5, 1, 0), [104.0, 105.0, 106.0, 107.0]);
@@ -171,7 +174,7 @@ fn cells_with_more_position_axes_are_found_by_trying() {
         b.u32(1).cells(&[5, 6], ext).u32(0).u32(2).rows(2, 8, 2).rows(2, 8, 2);
         let dump = b.read().unwrap();
         assert_eq!(dump.streams.len(), 4);
-        assert_eq!(dump.streams[0].positions.as_deref(), Some(&[5, 6][..]));
+        assert_eq!(dump.streams[0].positions, Positions::counted(5, 2));
         assert_eq!(row(&dump, 3, 1, 1), [112.0, 113.0, 114.0, 115.0]);
     }
 }
