@@ -19,6 +19,8 @@ pub(crate) mod int;
 #[cfg_attr(not(feature = "alloc"), allow(dead_code, reason = "the codecs that use all of it need `alloc`"))]
 pub(crate) mod lanes;
 #[cfg(feature = "alloc")]
+pub(crate) mod linalg;
+#[cfg(feature = "alloc")]
 pub(crate) mod lloyd_max;
 #[cfg(feature = "alloc")]
 pub(crate) mod planes;

@@ -35,6 +35,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod train;
+mod transform;
 
 pub use codebook::Codebook;
 pub use codes::Codes;
@@ -43,6 +44,7 @@ pub use tables::QueryTables;
 #[cfg(feature = "std")]
 pub use train::deadline;
 pub use train::{Init, IterBudget, TrainParams, TrainReport, train};
+pub use transform::{KeyTransform, TransformParams};
 
 use crate::kernels::assign::Split;
 use crate::kernels::scan::Layout;

@@ -1,0 +1,78 @@
+//! The body with 256-bit vectors.
+
+use super::{PANEL, body};
+use core::arch::x86_64::{
+    __m256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+};
+
+const LANES: usize = 8;
+/// 12 sums, a line of the panel and a coordinate fit the registers.
+const ROWS: usize = 6;
+const VECTORS: usize = 2;
+const WIDTH: usize = VECTORS * LANES;
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn gram(x: &[f32], d: usize, sums: &mut [f64]) {
+    body::gram(x, d, sums);
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn cholesky(a: &mut [f64], d: usize) -> bool {
+    body::cholesky(a, d)
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn solve(l: &[f64], u: &mut [f64], d: usize) {
+    body::solve(l, u, d);
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn product(a: &[f64], b: &[f64], out: &mut [f64], d: usize) {
+    body::product(a, b, out, d);
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn eigen(a: &mut [f64], values: &mut [f64], vectors: &mut [f64]) -> bool {
+    body::eigen(a, values, vectors)
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn times(panels: &[f32], x: &[f32], out: &mut [f32], d: usize) {
+    body::times::<WIDTH, ROWS>(
+        panels,
+        x,
+        out,
+        d,
+        |panel, x, out, n| tile::<ROWS>(panel, x, out, n, d),
+        |panel, x, out, n| tile::<1>(panel, x, out, n, d),
+    );
+}
+
+/// `R` rows by [`WIDTH`] columns, of which the first `n` are wanted.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn tile<const R: usize>(panel: &[f32], x: &[f32], out: &mut [f32], n: usize, d: usize) {
+    let mut sums = [[_mm256_setzero_ps(); VECTORS]; R];
+    let rows: [&[f32]; R] = core::array::from_fn(|r| &x[r * d..][..d]);
+    for (j, line) in panel.chunks(PANEL).take(d).enumerate() {
+        let line = &line[..WIDTH];
+        let line: [__m256; VECTORS] = core::array::from_fn(|v| {
+            // SAFETY: `line` is `VECTORS` whole vectors.
+            unsafe { _mm256_loadu_ps(line.as_ptr().add(v * LANES)) }
+        });
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            let x = _mm256_set1_ps(row[j]);
+            for (sum, a) in sums.iter_mut().zip(line) {
+                *sum = _mm256_fmadd_ps(a, x, *sum);
+            }
+        }
+    }
+    for (r, sums) in sums.into_iter().enumerate() {
+        let mut all = [0.0f32; WIDTH];
+        for (v, sum) in sums.into_iter().enumerate() {
+            // SAFETY: `all` is `VECTORS` whole vectors.
+            unsafe { _mm256_storeu_ps(all.as_mut_ptr().add(v * LANES), sum) };
+        }
+        out[r * d..][..n].copy_from_slice(&all[..n]);
+    }
+}
