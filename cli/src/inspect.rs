@@ -28,6 +28,7 @@ const SECTIONS: [Section; 8] = [
     Section::Metadata,
     Section::Source,
     Section::Verbatim,
+    Section::Index,
 ];
 
 /// Runs the verb.

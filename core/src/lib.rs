@@ -13,7 +13,7 @@
 //! | [`select`] | exact top-k, group rules, top-p, budgets |
 //! | [`codec`] | K/V codecs behind one interface |
 //! | [`format`] | the `.tersa` container's bytes |
-//! | [`kv`] | the live cache of a layer: exact rows, window ring, drift, block cache of a fast memory tier |
+//! | [`kv`] | the live cache of a layer (PQCache): rows, indexes, window, drift, block cache of a fast memory tier |
 #![no_std]
 #![deny(missing_docs, unsafe_code)]
 

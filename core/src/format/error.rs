@@ -50,6 +50,13 @@ pub enum Region {
         /// Index of the block.
         block: usize,
     },
+    /// The table of the index section.
+    IndexTable,
+    /// An entry of the index section.
+    IndexEntry {
+        /// Which entry.
+        entry: usize,
+    },
     /// Zero bytes between two regions.
     Padding {
         /// Where they start.
@@ -71,6 +78,8 @@ impl fmt::Display for Region {
             Self::Side => f.write_str("side data"),
             Self::Chunk { stream, chunk } => write!(f, "chunk {chunk} of stream {stream}"),
             Self::Verbatim { block } => write!(f, "verbatim block {block}"),
+            Self::IndexTable => f.write_str("table of the index section"),
+            Self::IndexEntry { entry } => write!(f, "entry {entry} of the index section"),
             Self::Padding { offset } => write!(f, "padding at offset {offset}"),
         }
     }

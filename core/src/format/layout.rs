@@ -43,6 +43,8 @@ pub(super) const MAX_HEAD_DIM: u64 = 1 << 16;
 pub(super) const MAX_CHUNK_TOKENS: u64 = 1 << 20;
 /// Bytes of a chunk's rows before coding: what a reader of one chunk has to hold.
 pub(super) const MAX_CHUNK_BYTES: u64 = 1 << 30;
+/// Heads of all layers of all parts.
+pub(super) const MAX_INDEXES: u64 = 1 << 20;
 pub(super) const MAX_METADATA: u64 = 16 << 20;
 pub(super) const MAX_FILES: u64 = 1 << 16;
 pub(super) const MAX_FILE_NAME: u64 = 4096;
@@ -70,10 +72,12 @@ pub enum Section {
     Source = 7,
     /// Location of every block of the source's other bytes.
     Verbatim = 8,
+    /// Indexes over the keys of heads, for selection.
+    Index = 9,
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Codecs,
         Self::Streams,
         Self::Heads,
@@ -82,6 +86,7 @@ impl Section {
         Self::Metadata,
         Self::Source,
         Self::Verbatim,
+        Self::Index,
     ];
 
     /// The section's name in messages and reports.
@@ -96,6 +101,7 @@ impl Section {
             Self::Metadata => "metadata",
             Self::Source => "source",
             Self::Verbatim => "verbatim",
+            Self::Index => "index",
         }
     }
 
@@ -111,7 +117,7 @@ impl Section {
 
     /// Whether a reader that does not know this section must refuse the file.
     const fn critical(self) -> bool {
-        !matches!(self, Self::Stats | Self::Metadata | Self::Source | Self::Verbatim)
+        !matches!(self, Self::Stats | Self::Metadata | Self::Source | Self::Verbatim | Self::Index)
     }
 }
 
@@ -237,7 +243,7 @@ impl DirectoryEntry {
 /// The directory's bytes.
 pub(super) fn directory(entries: &[(Section, Location)]) -> Vec<u8> {
     let mut out = Vec::new();
-    out.put_u32(u32::try_from(entries.len()).expect("there are only eight kinds of section"));
+    out.put_u32(u32::try_from(entries.len()).expect("there are only nine kinds of section"));
     out.put_u32(0);
     for (section, location) in entries {
         out.put_u32(section.kind());

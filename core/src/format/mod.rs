@@ -38,6 +38,7 @@
 
 mod bytes;
 mod error;
+mod index;
 mod layout;
 mod reader;
 mod side;
@@ -47,6 +48,7 @@ mod verify;
 mod writer;
 
 pub use error::{FormatError, ReadError, Region, WriteError};
+pub use index::IndexEntry;
 pub use layout::{ALIGN, MAGIC, Section, VERSION, Version};
 pub use reader::{ChunkIndex, Reader};
 pub use side::{CodebookData, SideData};

@@ -56,6 +56,7 @@ impl<R: ReadAt> Reader<R> {
         self.stats()?;
         self.metadata()?;
         self.check_source()?;
+        self.indexes()?;
         progress(self.file_len, self.file_len);
         Ok(verified)
     }

@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::error::{FormatError, Region, WriteError};
+use super::index;
 use super::layout::{
     self, Location, MAX_CODEC_NAME, MAX_CODECS, MAX_METADATA, MAX_STREAMS, SEED, Section, Trailer,
     check_range,
@@ -25,7 +26,7 @@ const SHARED_BLOB: usize = 4096;
 /// same order give the same bytes. [`finish`](Self::finish) adds the tables. A file without them is not a container:
 /// write under a temporary name and rename.
 ///
-/// Memory: 24 bytes for each chunk and 32 for each verbatim block.
+/// Memory: 24 bytes for each chunk, 32 for each verbatim block, and the indexes.
 #[derive(Clone, Debug)]
 pub struct Writer<S> {
     sink: S,
@@ -34,6 +35,7 @@ pub struct Writer<S> {
     /// For each stream, where each chunk is; `None` until it is written.
     chunks: Vec<Vec<Option<ChunkRef>>>,
     verbatim: Vec<VerbatimBlock>,
+    indexes: Vec<index::Index>,
     shared: BTreeMap<Vec<u8>, BlobRef>,
 }
 
@@ -43,8 +45,9 @@ impl<S: Sink> Writer<S> {
     /// # Errors
     /// If the sink fails.
     pub fn new(sink: S) -> Result<Self, WriteError<S::Error>> {
-        let (codecs, chunks, verbatim, shared) = (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
-        let mut writer = Self { sink, position: 0, codecs, chunks, verbatim, shared };
+        let (codecs, chunks, verbatim) = (Vec::new(), Vec::new(), Vec::new());
+        let (indexes, shared) = (Vec::new(), BTreeMap::new());
+        let mut writer = Self { sink, position: 0, codecs, chunks, verbatim, indexes, shared };
         writer.put(&layout::header())?;
         Ok(writer)
     }
@@ -119,6 +122,16 @@ impl<S: Sink> Writer<S> {
         if tokens.is_empty() { Ok(None) } else { self.write_blob(stream::exact_bytes(tokens)).map(Some) }
     }
 
+    /// Takes an index over the keys of one head, which [`finish`](Self::finish) writes.
+    ///
+    /// # Errors
+    /// If there are more than 2^20 of them.
+    pub fn add_index(&mut self, part: u32, layer: u32, head: u32, bytes: Vec<u8>) -> Result<(), FormatError> {
+        check_range("count of indexes", self.indexes.len() as u64 + 1, layout::MAX_INDEXES)?;
+        self.indexes.push(((part, layer, head), bytes));
+        Ok(())
+    }
+
     /// Writes the tables and gives the sink back. `streams` must ascend by (part, layer, kind), and every chunk of
     /// each must have been written. `metadata` is a JSON text, which this module passes through.
     ///
@@ -130,7 +143,12 @@ impl<S: Sink> Writer<S> {
         metadata: &str,
         source: Option<&Source>,
     ) -> Result<S, WriteError<S::Error>> {
-        let sections = self.sections(streams, metadata, source)?;
+        let mut sections = self.sections(streams, metadata, source)?;
+        if !self.indexes.is_empty() {
+            self.indexes.sort_by_key(|(key, _)| *key);
+            sections.push((Section::Index, index::section(&self.indexes)?));
+            self.indexes.clear();
+        }
         let mut entries = Vec::new();
         for (section, bytes) in sections {
             entries.push((section, self.put_aligned(&bytes)?));

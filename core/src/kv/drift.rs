@@ -83,6 +83,11 @@ impl DriftMonitor {
     pub const fn errors(&self) -> (f64, f64) {
         (self.trained, self.recent)
     }
+
+    /// A monitor as [`errors`](Self::errors) and [`seen`](Self::seen) told of it.
+    pub(super) const fn restored(params: DriftParams, [trained, recent]: [f64; 2], seen: u64) -> Self {
+        Self { params, trained, recent, seen }
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,9 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`config`] | sinks, window, budget, codes: presets |
+//! | [`index`] | codebook and codes of one head: train, append, select |
+//! | [`cache`] | a layer: rows and indexes of all heads, decode steps |
 //! | [`store`] | exact rows of a head, in blocks that forks share |
 //! | [`ring`] | which slot of a device's window buffer holds which token |
 //! | [`block_cache`] | which blocks of tokens stay in a fast memory tier |
@@ -10,9 +13,15 @@
 #![forbid(unsafe_code)]
 
 pub mod block_cache;
+pub mod cache;
+pub mod config;
 pub mod drift;
 mod error;
+pub mod index;
 pub mod ring;
 pub mod store;
 
+pub use cache::{HeadCache, HeadScratch, LayerShape, PqCache};
+pub use config::{Extent, PqConfig, Preset};
 pub use error::KvError;
+pub use index::PqIndex;

@@ -64,6 +64,12 @@ impl Codebook {
         &self.centroids[self.shape.start(s) * self.shape.ksub()..self.shape.start(s + 1) * self.shape.ksub()]
     }
 
+    /// Bytes on the heap: the centroids twice over, and a few for each sub-space.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        (self.centroids.capacity() + self.table.capacity()) * 4 + self.radii.capacity() * 8
+    }
+
     /// Bytes that [`to_bytes`](Self::to_bytes) writes: four for each number.
     #[must_use]
     pub const fn len_bytes(shape: PqShape) -> usize {

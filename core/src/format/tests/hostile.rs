@@ -35,6 +35,10 @@ fn read_all(bytes: &[u8]) -> Result<(), ReadError<PastEnd>> {
         Ok(blocks) => (0..blocks.len()).for_each(|i| note(reader.read_verbatim(&blocks, i, &mut buf))),
         Err(e) => note(Err(e)),
     }
+    match reader.indexes() {
+        Ok(indexes) => (0..indexes.len()).for_each(|i| note(reader.read_index(&indexes, i, &mut buf))),
+        Err(e) => note(Err(e)),
+    }
     note(reader.verify(|_, _| ()).map(drop));
     // Memory follows the file: nothing that was read is longer than it.
     assert!(buf.capacity() <= bytes.len());

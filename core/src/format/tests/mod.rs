@@ -59,6 +59,8 @@ fn sample() -> (Vec<u8>, Vec<Vec<Vec<u8>>>) {
     writer.write_chunk(0, 1, &chunks[0][1]).unwrap();
     writer.write_chunk(1, 0, &chunks[1][0]).unwrap();
     let exact = writer.write_exact(&[0, 3]).unwrap();
+    writer.add_index(0, 3, 1, payload(7, 21)).unwrap();
+    writer.add_index(0, 3, 0, payload(8, 40)).unwrap();
     let (a, b) = (writer.codec("had+lm4").unwrap(), writer.codec("raw").unwrap());
     assert_eq!(writer.codec("had+lm4").unwrap(), a);
     let stats =
@@ -102,6 +104,12 @@ fn what_was_written_is_read_back() {
             assert_eq!(&buf, payload);
         }
     }
+    let indexes = reader.indexes().unwrap();
+    let keys: Vec<_> = indexes.iter().map(|i| (i.part, i.layer, i.head, i.len_bytes())).collect();
+    assert_eq!(keys, [(0, 3, 0, 40), (0, 3, 1, 21)]);
+    reader.read_index(&indexes, 1, &mut buf).unwrap();
+    assert_eq!((buf.len(), buf[0]), (21, 217));
+    assert!(reader.read_index(&indexes, 2, &mut buf).is_err());
     let blocks = reader.verbatim().unwrap();
     reader.read_verbatim(&blocks, 0, &mut buf).unwrap();
     assert_eq!((blocks.len(), buf.len()), (1, 140));

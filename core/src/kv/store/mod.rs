@@ -10,6 +10,7 @@ mod block;
 mod tests;
 
 use super::KvError;
+use crate::attention::Rows;
 use crate::num::{DType, convert};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -89,6 +90,28 @@ impl RowStore {
         blocks
             + self.blocks.len() * (size_of::<Block>() + 2 * size_of::<usize>())
             + self.blocks.capacity() * size_of::<Arc<Block>>()
+    }
+
+    /// Replaces the rows from `first` on. Cost: one copy of them, and of the blocks that a fork shares.
+    ///
+    /// # Errors
+    /// [`KvError::Length`] if `rows` are not whole, [`KvError::Range`] if there are not so many; nothing is changed then.
+    pub fn replace(&mut self, first: usize, rows: &[u8]) -> Result<(), KvError> {
+        let n = rows.len() / self.row_bytes;
+        if n * self.row_bytes != rows.len() {
+            return Err(KvError::Length { expected: (n + 1) * self.row_bytes, got: rows.len() });
+        }
+        self.check(&(first..first.saturating_add(n)))?;
+        let (mut at, mut rest) = (first, rows);
+        while !rest.is_empty() {
+            let in_block = (at & (self.block_tokens() - 1)) * self.row_bytes;
+            let (now, later) = rest.split_at(rest.len().min(self.block_tokens() * self.row_bytes - in_block));
+            let block = Arc::make_mut(&mut self.blocks[at >> self.shift]);
+            block.bytes_mut()[in_block..in_block + now.len()].copy_from_slice(now);
+            at += now.len() / self.row_bytes;
+            rest = later;
+        }
+        Ok(())
     }
 
     /// Appends whole rows. Cost: one copy of them; amortised, since the last block grows by doubling, and one copy of
@@ -179,6 +202,28 @@ impl RowStore {
     /// The blocks' rows, in order: [`block_tokens`](Self::block_tokens) of them, fewer in the last.
     pub fn blocks(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.blocks.iter().map(|b| b.bytes())
+    }
+
+    /// Calls `f` with the rows as attention reads them. Allocates a list of the blocks if there are more than 1024 (of
+    /// [`BLOCK_TOKENS`]: 2^20 tokens), else nothing.
+    ///
+    /// # Errors
+    /// [`KvError::Attention`] for a type that attention does not read, and what `f` returns.
+    pub fn with_rows<T>(&self, f: impl FnOnce(&Rows<'_>) -> Result<T, KvError>) -> Result<T, KvError> {
+        let mut few = [&[][..]; 1024];
+        let many: Vec<&[u8]>;
+        let blocks = match few.get_mut(..self.blocks.len()) {
+            Some(few) => {
+                few.iter_mut().zip(self.blocks()).for_each(|(to, block)| *to = block);
+                few
+            }
+            None => {
+                many = self.blocks().collect();
+                &many[..]
+            }
+        };
+        let rows = Rows::paged(blocks, self.block_tokens(), self.dtype, self.dim, self.len, self.row_bytes)?;
+        f(&rows)
     }
 
     /// The runs of rows side by side that make up `tokens`.

@@ -1,0 +1,392 @@
+//! The index of one KV head: codebook, codes and what they tell of a query. Without the rows themselves, so that an
+//! engine with a cache of its own can use it.
+//!
+//! An index holds the codes of some keys, in order: which keys is the engine's choice (PQCache: all but the sinks and
+//! the window). Positions in the index are the engine's to translate.
+//!
+//! 1. [`PqIndex::train`] with the prompt's keys, then [`PqIndex::extend`] with the keys to be indexed.
+//! 2. Each step [`PqIndex::select`] gives the positions to attend to, and [`PqIndex::append`] takes the key that leaves
+//!    the window, coded with the centroids as they are. Every code is the nearest centroid of its own key.
+//! 3. When [`PqIndex::is_refresh_due`], [`PqIndex::retrained`] makes an index with new centroids and without codes, to be filled and put in the place of the old one, in the background if you like.
+//!
+//! A clone is a fork: it shares the codebook and all full blocks of codes.
+
+mod band;
+mod bytes;
+mod select;
+#[cfg(test)]
+mod tests;
+
+pub use bytes::IndexPlace;
+pub use select::SelectScratch;
+
+use super::KvError;
+use super::config::{PqConfig, Rerank, Training};
+use super::drift::{DriftMonitor, DriftParams};
+use crate::pq::{Codebook, Codes, Init, IterBudget, PqError, PqShape, TrainParams, TrainReport, train};
+use crate::select::{GroupRule, RerankCodes};
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+/// What an index needs to know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IndexParams {
+    /// Dimension, sub-spaces and bits of the codes.
+    pub shape: PqShape,
+    /// How the query heads of a group agree.
+    pub rule: GroupRule,
+    /// The second level, if there is one.
+    pub rerank: Option<Rerank>,
+    /// How codebooks are trained.
+    pub training: Training,
+    /// When they are trained again.
+    pub drift: DriftParams,
+}
+
+impl From<&PqConfig> for IndexParams {
+    fn from(config: &PqConfig) -> Self {
+        Self {
+            shape: config.shape,
+            rule: config.rule,
+            rerank: config.rerank,
+            training: config.training,
+            drift: config.drift,
+        }
+    }
+}
+
+/// Codes of some keys of one KV head. See the [module](self).
+#[derive(Clone, Debug)]
+pub struct PqIndex {
+    params: IndexParams,
+    trained: Option<Trained>,
+    codes: Codes,
+    /// Codes of what the first level's leave of each key.
+    rerank: Option<RerankCodes>,
+}
+
+/// What training gave.
+#[derive(Clone, Debug)]
+struct Trained {
+    codebook: Arc<Codebook>,
+    /// Keys that it was trained for.
+    tokens: usize,
+    drift: DriftMonitor,
+}
+
+impl Trained {
+    fn codebook(&self) -> &Codebook {
+        &self.codebook
+    }
+}
+
+/// What an index holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct IndexStats {
+    /// Keys with codes.
+    pub tokens: usize,
+    /// Whether there is a codebook.
+    pub trained: bool,
+    /// Bits of a key's codes, of both levels, packed.
+    pub bits: usize,
+    /// Recent error of new keys over that of the trained ones.
+    pub drift: f64,
+    /// Keys appended since training.
+    pub appended: u64,
+}
+
+/// Buffers of encoding, made once.
+#[derive(Clone, Debug)]
+pub struct EncodeScratch {
+    /// `[BATCH][m]`.
+    codes: Vec<u8>,
+    /// `[BATCH][d]`: what the codes leave of each key.
+    residuals: Vec<f32>,
+}
+
+/// Keys encoded at a time.
+const BATCH: usize = 256;
+
+impl EncodeScratch {
+    /// Buffers for indexes of this shape.
+    #[must_use]
+    pub fn new(shape: PqShape) -> Self {
+        Self { codes: vec![0; BATCH * shape.m()], residuals: vec![0.0; BATCH * shape.d()] }
+    }
+
+    /// Codes of at most [`BATCH`] keys, and what they leave.
+    fn encode(&mut self, codebook: &Codebook, keys: &[f32]) -> Result<(&[u8], &[f32]), PqError> {
+        let shape = codebook.shape();
+        let n = keys.len() / shape.d();
+        let (codes, residuals) = (&mut self.codes[..n * shape.m()], &mut self.residuals[..keys.len()]);
+        codebook.encode(keys, codes)?;
+        codebook.decode(codes, residuals)?;
+        for (r, k) in residuals.iter_mut().zip(keys) {
+            *r = k - *r;
+        }
+        Ok((codes, residuals))
+    }
+}
+
+impl PqIndex {
+    /// An index that is not trained.
+    ///
+    /// # Errors
+    /// [`KvError::Rerank`] if there is no second level of the shape asked for.
+    pub fn new(params: IndexParams) -> Result<Self, KvError> {
+        let d = params.shape.d();
+        let rerank = params.rerank.map(|r| RerankCodes::new(d, r.bits, r.seed)).transpose()?;
+        Ok(Self { codes: Codes::new(params.shape), params, trained: None, rerank })
+    }
+
+    /// What it was made with.
+    #[must_use]
+    pub const fn params(&self) -> &IndexParams {
+        &self.params
+    }
+
+    /// Keys with codes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.codes.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.codes.is_empty()
+    }
+
+    /// The codebook, once trained.
+    #[must_use]
+    pub fn codebook(&self) -> Option<&Codebook> {
+        self.trained.as_ref().map(Trained::codebook)
+    }
+
+    /// The second level's codes, if there is one.
+    #[must_use]
+    pub const fn rerank(&self) -> Option<&RerankCodes> {
+        self.rerank.as_ref()
+    }
+
+    /// The codes.
+    #[must_use]
+    pub const fn codes(&self) -> &Codes {
+        &self.codes
+    }
+
+    /// How it does.
+    #[must_use]
+    pub fn stats(&self) -> IndexStats {
+        let drift = self.trained.as_ref().map(|t| &t.drift);
+        IndexStats {
+            tokens: self.len(),
+            trained: self.trained.is_some(),
+            bits: self.params.shape.m() * usize::from(self.params.shape.nbits())
+                + self.rerank.as_ref().map_or(0, |r| r.record_bytes() * 8),
+            drift: drift.map_or(1.0, DriftMonitor::ratio),
+            appended: drift.map_or(0, DriftMonitor::seen),
+        }
+    }
+
+    /// Bytes on the heap. What forks share counts in full in each.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.codes.heap_bytes()
+            + self.rerank.as_ref().map_or(0, RerankCodes::heap_bytes)
+            + self.trained.as_ref().map_or(0, |t| t.codebook.heap_bytes())
+    }
+
+    /// Trains a codebook on `keys` `[n][d]`, which stand for `tokens` keys that are going to be indexed (for `n`, if all
+    /// were given), and forgets all codes. `budget` overrides the configured iterations, as a deadline does. Cost: see
+    /// [`train`](crate::pq::train()).
+    ///
+    /// # Errors
+    /// [`KvError::Pq`]; see [`train`](crate::pq::train()). Nothing is changed then.
+    pub fn train(
+        &mut self,
+        keys: &[f32],
+        tokens: usize,
+        budget: Option<IterBudget<'_>>,
+    ) -> Result<TrainReport, KvError> {
+        let (trained, report) = self.trained_on(keys, tokens, budget)?;
+        self.truncate(0);
+        self.codes = Codes::new(self.params.shape);
+        self.trained = Some(trained);
+        Ok(report)
+    }
+
+    /// An index with centroids trained again on `keys` `[n][d]`, and without codes. See [`train`](Self::train) for
+    /// `tokens`, `budget`, cost and errors.
+    ///
+    /// # Errors
+    /// [`KvError::Untrained`], [`KvError::Pq`].
+    pub fn retrained(
+        &self,
+        keys: &[f32],
+        tokens: usize,
+        budget: Option<IterBudget<'_>>,
+    ) -> Result<Self, KvError> {
+        if self.trained.is_none() {
+            return Err(KvError::Untrained);
+        }
+        let mut index = self.clone();
+        index.train(keys, tokens, budget)?;
+        Ok(index)
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "a count of rows, far below 2^53")]
+    fn trained_on(
+        &self,
+        keys: &[f32],
+        tokens: usize,
+        budget: Option<IterBudget<'_>>,
+    ) -> Result<(Trained, TrainReport), KvError> {
+        let training = &self.params.training;
+        let init = if training.random_rows { Init::RandomRows } else { Init::KMeansPlusPlus };
+        let params = TrainParams {
+            init,
+            seed: training.seed,
+            budget: budget.unwrap_or(IterBudget::Fixed(training.iterations)),
+            sample: Some(training.sample),
+            ..TrainParams::default()
+        };
+        let (codebook, report) = train(keys, self.params.shape, &params)?;
+        let error = report.inertia.iter().sum::<f64>() / report.rows as f64;
+        let trained = Trained {
+            codebook: Arc::new(codebook),
+            tokens,
+            drift: DriftMonitor::new(self.params.drift, error),
+        };
+        Ok((trained, report))
+    }
+
+    /// Appends keys `[n][d]` of the prompt. `n * d * ksub` multiply-adds, and a rotation for a second level.
+    ///
+    /// # Errors
+    /// [`KvError::Untrained`]; [`KvError::Pq`] if the rows are not whole or not finite, [`KvError::Rerank`] if what the codes
+    /// leave overflows. Nothing is appended then.
+    pub fn extend(&mut self, keys: &[f32], scratch: &mut EncodeScratch) -> Result<(), KvError> {
+        let before = self.len();
+        let appended = self.encode(keys, scratch, |index, _, codes, residuals| {
+            index.codes.extend(codes)?;
+            if let Some(rerank) = &mut index.rerank {
+                rerank.extend(residuals)?;
+            }
+            Ok(())
+        });
+        if appended.is_err() {
+            self.truncate(before);
+        }
+        appended
+    }
+
+    /// Appends one key `[d]` that arrived after training, and has the drift monitor see its error. `d * ksub`
+    /// multiply-adds.
+    ///
+    /// # Errors
+    /// As [`extend`](Self::extend).
+    pub fn append(&mut self, key: &[f32], scratch: &mut EncodeScratch) -> Result<(), KvError> {
+        let d = self.params.shape.d();
+        if key.len() != d {
+            return Err(PqError::Length { expected: d, got: key.len() }.into());
+        }
+        self.extend(key, scratch)?;
+        if let Some(trained) = &mut self.trained {
+            let error = scratch.residuals[..d].iter().map(|&r| f64::from(r) * f64::from(r)).sum();
+            trained.drift.observe(error);
+        }
+        Ok(())
+    }
+
+    /// Replaces the keys from position `first` on by `keys` `[n][d]`, as when an engine rotates them to other positions.
+    ///
+    /// # Errors
+    /// [`KvError::Range`] if there are not so many, and nothing is changed. As [`extend`](Self::extend), but codes before
+    /// the key that is not finite may have been changed.
+    pub fn replace(
+        &mut self,
+        first: usize,
+        keys: &[f32],
+        scratch: &mut EncodeScratch,
+    ) -> Result<(), KvError> {
+        let (d, m) = (self.params.shape.d(), self.params.shape.m());
+        self.check(&(first..first.saturating_add(keys.len().div_ceil(d))))?;
+        self.encode(keys, scratch, |index, at, codes, residuals| {
+            for (i, codes) in codes.chunks_exact(m).enumerate() {
+                index.codes.set(first + at + i, codes)?;
+            }
+            if let Some(rerank) = &mut index.rerank {
+                for (i, residual) in residuals.chunks_exact(d).enumerate() {
+                    rerank.set(first + at + i, residual)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Encodes keys by batches and hands each on: the number of its first key, codes, residuals.
+    fn encode(
+        &mut self,
+        keys: &[f32],
+        scratch: &mut EncodeScratch,
+        mut take: impl FnMut(&mut Self, usize, &[u8], &[f32]) -> Result<(), KvError>,
+    ) -> Result<(), KvError> {
+        let codebook = Arc::clone(&self.trained.as_ref().ok_or(KvError::Untrained)?.codebook);
+        let d = self.params.shape.d();
+        if !keys.len().is_multiple_of(d) {
+            return Err(PqError::Length { expected: keys.len().next_multiple_of(d), got: keys.len() }.into());
+        }
+        for (i, keys) in keys.chunks(BATCH * d).enumerate() {
+            let (codes, residuals) = scratch.encode(&codebook, keys).map_err(|error| match error {
+                PqError::NonFinite { row } => PqError::NonFinite { row: i * BATCH + row },
+                other => other,
+            })?;
+            take(self, i * BATCH, codes, residuals)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the first `len` keys.
+    pub fn truncate(&mut self, len: usize) {
+        self.codes.truncate(len);
+        if let Some(rerank) = &mut self.rerank {
+            rerank.truncate(len);
+        }
+    }
+
+    /// Takes the keys of `range` out; later ones move down. Cost: one copy of the later codes.
+    ///
+    /// # Errors
+    /// [`KvError::Range`] unless the range lies within the keys; nothing is removed then.
+    pub fn remove(&mut self, range: Range<usize>) -> Result<(), KvError> {
+        self.check(&range)?;
+        if let Some(rerank) = &mut self.rerank {
+            rerank.remove(range.clone());
+        }
+        Ok(self.codes.remove(range)?)
+    }
+
+    /// How many keys the codebook was trained for, once trained.
+    #[must_use]
+    pub fn trained_for(&self) -> Option<usize> {
+        self.trained.as_ref().map(|t| t.tokens)
+    }
+
+    /// Whether the codebook should be trained again: new keys are coded much worse than those it was trained on, or there
+    /// are twice as many as it was trained for.
+    #[must_use]
+    pub fn is_refresh_due(&self) -> bool {
+        self.trained.as_ref().is_some_and(|t| t.drift.is_due() || self.len() >= t.tokens.saturating_mul(2))
+    }
+
+    fn check(&self, range: &Range<usize>) -> Result<(), KvError> {
+        if range.start <= range.end && range.end <= self.len() {
+            Ok(())
+        } else {
+            Err(KvError::Range { start: range.start, end: range.end, len: self.len() })
+        }
+    }
+}
