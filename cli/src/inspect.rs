@@ -19,7 +19,7 @@ use crate::pack::total;
 use crate::report::{Bytes, Ratio, RelError, Table, runs};
 
 /// The tables of a file, in its order.
-const SECTIONS: [Section; 8] = [
+const SECTIONS: [Section; 9] = [
     Section::Codecs,
     Section::Streams,
     Section::Heads,
