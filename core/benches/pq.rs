@@ -39,7 +39,7 @@ fn keys() -> Vec<f32> {
     rows
 }
 
-fn params(init: Init) -> TrainParams<'static> {
+fn params(init: Init<'_>) -> TrainParams<'_> {
     TrainParams { init, budget: IterBudget::Fixed(8), tol: 0.0, seed: 3, sample: None }
 }
 

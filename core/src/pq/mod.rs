@@ -28,6 +28,7 @@
 //! ```
 #![cfg(feature = "alloc")]
 
+mod budget;
 mod codebook;
 mod codes;
 mod scan;
@@ -37,13 +38,12 @@ mod tests;
 mod train;
 mod transform;
 
+pub use budget::{IterBudget, TimeModel};
 pub use codebook::Codebook;
 pub use codes::Codes;
 pub use scan::scan;
 pub use tables::QueryTables;
-#[cfg(feature = "std")]
-pub use train::deadline;
-pub use train::{Init, IterBudget, TrainParams, TrainReport, train};
+pub use train::{Init, TrainParams, TrainReport, train};
 pub use transform::{KeyTransform, TransformParams};
 
 use crate::kernels::assign::Split;

@@ -16,7 +16,7 @@ fn shape(d: usize, m: usize, nbits: u8) -> PqShape {
     PqShape::new(d, m, nbits).unwrap()
 }
 
-fn fixed(iterations: u32, init: Init) -> TrainParams<'static> {
+fn fixed(iterations: u32, init: Init<'_>) -> TrainParams<'_> {
     TrainParams { init, budget: IterBudget::Fixed(iterations), tol: 0.0, ..TrainParams::default() }
 }
 
@@ -229,9 +229,24 @@ fn budgets_end_training_between_iterations() {
     assert_eq!(train(IterBudget::Until { expired: &|| false, at_most: 2 }).1.iterations, 2);
     #[cfg(feature = "std")]
     {
-        assert!(deadline(core::time::Duration::ZERO)());
-        assert!(!deadline(core::time::Duration::from_secs(3600))());
+        let deadline = |after| train(IterBudget::Deadline { after, at_most: 4 }).1.iterations;
+        assert_eq!(deadline(core::time::Duration::ZERO), 1);
+        assert_eq!(deadline(core::time::Duration::MAX), 4);
     }
+}
+
+#[test]
+fn training_goes_on_from_a_codebook() {
+    let rows = noise(600 * 6, 21);
+    let shape = shape(6, 2, 4);
+    let (first, _) = train(&rows, shape, &fixed(3, Init::RandomRows)).unwrap();
+    let (on, _) = train(&rows, shape, &fixed(4, Init::From(&first))).unwrap();
+    assert_eq!(on, train(&rows, shape, &fixed(7, Init::RandomRows)).unwrap().0);
+    let other = PqShape::new(6, 3, 4).unwrap();
+    assert_eq!(
+        train(&rows, other, &fixed(4, Init::From(&first))),
+        Err(PqError::OtherShape { expected: other, got: shape })
+    );
 }
 
 #[test]

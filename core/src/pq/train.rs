@@ -1,5 +1,6 @@
 //! Codebooks by k-means: seeding, Lloyd's iterations, empty clusters.
 
+use super::budget::{Clock, IterBudget};
 use super::{Codebook, PqError, PqShape, whole_rows};
 use crate::cpu::{self, Level};
 use crate::kernels::assign;
@@ -22,7 +23,7 @@ const LINE: usize = 8;
 #[derive(Clone, Copy, Debug)]
 pub struct TrainParams<'a> {
     /// Where the centroids start.
-    pub init: Init,
+    pub init: Init<'a>,
     /// Seed of every random choice.
     pub seed: u64,
     /// When to stop, converged or not.
@@ -42,9 +43,9 @@ impl Default for TrainParams<'_> {
 }
 
 /// Where centroids start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum Init {
+pub enum Init<'a> {
     /// Each seed is drawn with a probability proportional to its squared distance from the seeds before it (Arthur
     /// and Vassilvitskii, SODA 2007), among at most 32 rows for each centroid. Once every row coincides with a
     /// seed, or where squared distances overflow `f32`, the draw is uniform.
@@ -52,40 +53,8 @@ pub enum Init {
     /// `ksub` different rows, the same for every sub-space (PQCache's choice). With fewer rows than centroids,
     /// centroid `c` starts at row `c % n`.
     RandomRows,
-}
-
-/// How long [`train`] may iterate. At least one iteration is run, so that centroids are means.
-#[derive(Clone, Copy)]
-#[non_exhaustive]
-pub enum IterBudget<'a> {
-    /// At most so many iterations.
-    Fixed(u32),
-    /// Until `expired` says so, asked between iterations, and at most `at_most` iterations. With the feature `std`,
-    /// [`deadline`] makes one from a duration.
-    Until {
-        /// Whether time is up.
-        expired: &'a dyn Fn() -> bool,
-        /// Iterations that are enough in any case.
-        at_most: u32,
-    },
-}
-
-impl core::fmt::Debug for IterBudget<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::Fixed(n) => f.debug_tuple("Fixed").field(n).finish(),
-            Self::Until { at_most, .. } => {
-                f.debug_struct("Until").field("at_most", at_most).finish_non_exhaustive()
-            }
-        }
-    }
-}
-
-/// A clock for [`IterBudget::Until`]: `true` once `after` has passed since this call.
-#[cfg(feature = "std")]
-pub fn deadline(after: core::time::Duration) -> impl Fn() -> bool {
-    let start = std::time::Instant::now();
-    move || start.elapsed() >= after
+    /// These centroids, of the same shape: the next chunk of a prompt, or keys that have drifted. Fewer iterations do.
+    From(&'a Codebook),
 }
 
 /// What [`train`] did.
@@ -116,7 +85,8 @@ pub struct TrainReport {
 ///
 /// # Errors
 /// [`PqError::Length`] if `rows` are not whole, [`PqError::NoRows`] if there are none, [`PqError::NonFinite`] with
-/// the first row that holds a NaN or an infinity.
+/// the first row that holds a NaN or an infinity, [`PqError::OtherShape`] if it should start from a codebook of another
+/// shape.
 pub fn train(
     rows: &[f32],
     shape: PqShape,
@@ -137,20 +107,21 @@ pub(crate) fn train_at(
     if let Some(row) = assign::first_non_finite(level, rows, shape.d) {
         return Err(PqError::NonFinite { row });
     }
+    let clock = Clock::start(params.budget, rows.len() / shape.d);
     let mut rng = Xoshiro256pp::new(params.seed);
     let most = params.sample.map_or(usize::MAX, |s| s.max(1).saturating_mul(shape.ksub()));
     let rows = draw_rows(rows, shape.d, most, &mut rng);
     let centroids = match params.init {
         Init::KMeansPlusPlus => plus_plus(level, &rows, shape, &mut rng),
         Init::RandomRows => random_rows(&rows, shape, &mut rng),
+        Init::From(codebook) if codebook.shape() == shape => codebook.centroids.clone(),
+        Init::From(codebook) => {
+            return Err(PqError::OtherShape { expected: shape, got: codebook.shape() });
+        }
     };
     let mut lloyd = Lloyd::new(&rows, Codebook::new(shape, centroids)?);
-    let (at_most, expired): (u32, &dyn Fn() -> bool) = match params.budget {
-        IterBudget::Fixed(n) => (n, &|| false),
-        IterBudget::Until { expired, at_most } => (at_most, expired),
-    };
     let (mut iterations, mut converged) = (0, false);
-    while iterations == 0 || (!converged && iterations < at_most && !expired()) {
+    while iterations == 0 || (!converged && !clock.is_over(iterations)) {
         converged = lloyd.iterate(level, params.tol);
         iterations += 1;
     }

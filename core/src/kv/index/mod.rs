@@ -200,7 +200,7 @@ impl PqIndex {
     }
 
     /// Trains a codebook on `keys` `[n][d]`, which stand for `tokens` keys that are going to be indexed (for `n`, if all
-    /// were given), and forgets all codes. `budget` overrides the configured iterations, as a deadline does. Cost: see
+    /// were given), and forgets all codes. Starts from the centroids there are, if any. `budget` overrides the configured iterations, as a deadline does. Cost: see
     /// [`train`](crate::pq::train()).
     ///
     /// # Errors
@@ -245,7 +245,11 @@ impl PqIndex {
         budget: Option<IterBudget<'_>>,
     ) -> Result<(Trained, TrainReport), KvError> {
         let training = &self.params.training;
-        let init = if training.random_rows { Init::RandomRows } else { Init::KMeansPlusPlus };
+        let init = match &self.trained {
+            Some(old) => Init::From(old.codebook()),
+            None if training.random_rows => Init::RandomRows,
+            None => Init::KMeansPlusPlus,
+        };
         let params = TrainParams {
             init,
             seed: training.seed,
