@@ -36,7 +36,7 @@ fn add_lossy(stats: &mut HeadStats, level: cpu::Level, dtype: DType, rows: &[u8]
 
 /// Adds to `stats` rows that come back as they are.
 fn add_exact(stats: &mut HeadStats, level: cpu::Level, dtype: DType, rows: &[u8]) {
-    let sum_sq = kernels::stats::error_sums(level, dtype, rows, rows).sum_sq;
+    let sum_sq = kernels::stats::square_sum(level, dtype, rows);
     stats.sum_sq += if sum_sq.is_finite() { sum_sq } else { 0.0 };
 }
 

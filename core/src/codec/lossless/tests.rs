@@ -137,3 +137,22 @@ fn missing_coder_and_scratch_are_errors() {
     let short = Err(CodecError::ShortBuffer { needed: 512, got: 511 });
     assert_eq!(codec.encode(&rows, &mut code, ws), short);
 }
+
+#[test]
+fn noise_is_told_from_repeated_rows_and_uneven_bytes() {
+    let mut rng = Xoshiro256pp::new(5);
+    let noise: Vec<u8> = (0..MIN_SAMPLED / 8 * 4).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
+    assert!(is_noise(&noise, 64));
+    assert!(!is_noise(&noise[..MIN_SAMPLED - 1], 64), "too short to tell");
+    assert!(!is_noise(&noise, 7), "rows too short to tell");
+    let mut repeated = noise.clone();
+    let (from, to) = (64 * 11, 64 * 20);
+    repeated.copy_within(from..from + 64, to);
+    assert!(!is_noise(&repeated, 64));
+    // One byte in 32 is zero: 7.87 bits a byte.
+    let uneven: Vec<u8> =
+        noise.iter().map(|b| if rng.next_u64().is_multiple_of(32) { 0 } else { *b }).collect();
+    assert!(!is_noise(&uneven, 64));
+    let narrow: Vec<u8> = noise.iter().map(|b| b & 0xf0).collect();
+    assert!(!is_noise(&narrow, 64));
+}

@@ -5,8 +5,8 @@ use super::{Element, ErrorSums, LANES, Lanes, Plain, scalar};
 /// Four elements of one register.
 const QUARTER: usize = 4;
 
-#[target_feature(enable = "avx2,f16c")]
-pub(super) fn error_sums(plain: Plain, x: &[u8], y: &[u8]) -> ErrorSums {
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn error_sums(plain: Plain, x: &[u8], y: Option<&[u8]>) -> ErrorSums {
     match plain {
         Plain::F32 => sums::<super::F32, 16>(x, y, |b| {
             // SAFETY: the array holds sixteen bytes.
@@ -25,31 +25,44 @@ pub(super) fn error_sums(plain: Plain, x: &[u8], y: &[u8]) -> ErrorSums {
 }
 
 #[inline]
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn sums<E: Element, const QUARTER_BYTES: usize>(
     x: &[u8],
-    y: &[u8],
+    y: Option<&[u8]>,
     load: impl Fn(&[u8; QUARTER_BYTES]) -> __m128,
 ) -> ErrorSums {
     const QUARTERS: usize = LANES / QUARTER;
-    let sign = _mm256_set1_pd(-0.0);
     let mut sq = [_mm256_setzero_pd(); QUARTERS];
     let mut err = [_mm256_setzero_pd(); QUARTERS];
     let mut max = [_mm256_setzero_pd(); QUARTERS];
     let body = x.len() - x.len() % (LANES * E::BYTES);
     let (x, x_tail) = x.split_at(body);
-    let (y, y_tail) = y.split_at(body);
-    let (x, _) = x.as_chunks::<QUARTER_BYTES>();
-    let (y, _) = y.as_chunks::<QUARTER_BYTES>();
-    for (x, y) in x.as_chunks::<QUARTERS>().0.iter().zip(y.as_chunks::<QUARTERS>().0) {
-        for q in 0..QUARTERS {
-            let (x, y) = (_mm256_cvtps_pd(load(&x[q])), _mm256_cvtps_pd(load(&y[q])));
-            let d = _mm256_sub_pd(x, y);
-            sq[q] = _mm256_add_pd(sq[q], _mm256_mul_pd(x, x));
-            err[q] = _mm256_add_pd(err[q], _mm256_mul_pd(d, d));
-            max[q] = _mm256_max_pd(_mm256_andnot_pd(sign, d), max[q]);
+    let quarters = |b| <[u8]>::as_chunks::<QUARTER_BYTES>(b).0.as_chunks::<QUARTERS>().0;
+    let y_tail = match y {
+        Some(y) => {
+            let (y, y_tail) = y.split_at(body);
+            for (x, y) in quarters(x).iter().zip(quarters(y)) {
+                for q in 0..QUARTERS {
+                    let (x, y) = (_mm256_cvtps_pd(load(&x[q])), _mm256_cvtps_pd(load(&y[q])));
+                    let d = _mm256_sub_pd(x, y);
+                    let d = _mm256_mul_pd(d, d);
+                    sq[q] = _mm256_fmadd_pd(x, x, sq[q]);
+                    err[q] = _mm256_add_pd(err[q], d);
+                    max[q] = _mm256_max_pd(d, max[q]);
+                }
+            }
+            y_tail
         }
-    }
+        None => {
+            for x in quarters(x) {
+                for q in 0..QUARTERS {
+                    let x = _mm256_cvtps_pd(load(&x[q]));
+                    sq[q] = _mm256_fmadd_pd(x, x, sq[q]);
+                }
+            }
+            x_tail
+        }
+    };
     let mut lanes = Lanes::default();
     for (out, v) in [(&mut lanes.sq, sq), (&mut lanes.err, err), (&mut lanes.max, max)] {
         let (out, _) = out.as_chunks_mut::<QUARTER>();

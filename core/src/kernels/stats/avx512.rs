@@ -3,7 +3,7 @@ use core::arch::x86_64::*;
 use super::{ErrorSums, LANES, Lanes, Plain};
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub(super) fn error_sums(plain: Plain, x: &[u8], y: &[u8]) -> ErrorSums {
+pub(super) fn error_sums(plain: Plain, x: &[u8], y: Option<&[u8]>) -> ErrorSums {
     match plain {
         Plain::F32 => sums::<4>(x, y, |b| {
             // SAFETY: lanes past the slice's end are masked and so not read.
@@ -51,28 +51,47 @@ impl Sums {
         let (x, y) = (widen(x), widen(y));
         for h in 0..2 {
             let d = _mm512_sub_pd(x[h], y[h]);
-            self.sq[h] = _mm512_add_pd(self.sq[h], _mm512_mul_pd(x[h], x[h]));
-            self.err[h] = _mm512_add_pd(self.err[h], _mm512_mul_pd(d, d));
-            self.max[h] = _mm512_max_pd(_mm512_abs_pd(d), self.max[h]);
+            let d = _mm512_mul_pd(d, d);
+            self.sq[h] = _mm512_fmadd_pd(x[h], x[h], self.sq[h]);
+            self.err[h] = _mm512_add_pd(self.err[h], d);
+            self.max[h] = _mm512_max_pd(d, self.max[h]);
+        }
+    }
+
+    /// As [`add`](Self::add) for values without an error.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn add_squares(&mut self, x: __m512) {
+        for (sq, x) in self.sq.iter_mut().zip(widen(x)) {
+            *sq = _mm512_fmadd_pd(x, x, *sq);
         }
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn sums<const BYTES: usize>(x: &[u8], y: &[u8], load: impl Fn(&[u8]) -> __m512) -> ErrorSums {
+fn sums<const BYTES: usize>(x: &[u8], y: Option<&[u8]>, load: impl Fn(&[u8]) -> __m512) -> ErrorSums {
     let zero = [_mm512_setzero_pd(); 2];
     let mut sums = Sums { sq: zero, err: zero, max: zero };
-    // Slices whose length is known to be whole registers need no masks.
+    // Slices whose length is known to be whole registers need no masks; lanes without an element add +0 to sums that are
+    // never -0.
     let whole = x.len() - x.len() % (LANES * BYTES);
     let (x, x_tail) = x.split_at(whole);
-    let (y, y_tail) = y.split_at(whole);
-    for (x, y) in x.chunks_exact(LANES * BYTES).zip(y.chunks_exact(LANES * BYTES)) {
-        sums.add(load(x), load(y));
-    }
-    if !x_tail.is_empty() {
-        // Lanes without an element add +0 to sums that are never -0.
-        sums.add(load(x_tail), load(y_tail));
+    if let Some(y) = y {
+        let (y, y_tail) = y.split_at(whole);
+        for (x, y) in x.chunks_exact(LANES * BYTES).zip(y.chunks_exact(LANES * BYTES)) {
+            sums.add(load(x), load(y));
+        }
+        if !x_tail.is_empty() {
+            sums.add(load(x_tail), load(y_tail));
+        }
+    } else {
+        for x in x.chunks_exact(LANES * BYTES) {
+            sums.add_squares(load(x));
+        }
+        if !x_tail.is_empty() {
+            sums.add_squares(load(x_tail));
+        }
     }
     let Sums { sq, err, max } = sums;
     let mut lanes = Lanes::default();

@@ -1,7 +1,9 @@
 use super::{Bf16, Element, ErrorSums, F16, F32, LANES, Lanes, Plain};
 
-pub(super) fn error_sums(plain: Plain, x: &[u8], y: &[u8]) -> ErrorSums {
+pub(super) fn error_sums(plain: Plain, x: &[u8], y: Option<&[u8]>) -> ErrorSums {
     let mut lanes = Lanes::default();
+    // Without a second side there is no error to be had from the first one.
+    let y = y.unwrap_or(x);
     match plain {
         Plain::F32 => add::<F32>(&mut lanes, x, y),
         Plain::F16 => add::<F16>(&mut lanes, x, y),
@@ -18,7 +20,7 @@ pub(super) fn add<E: Element>(lanes: &mut Lanes, x: &[u8], y: &[u8]) {
             let d = x - y;
             lanes.sq[i] += x * x;
             lanes.err[i] += d * d;
-            lanes.max[i] = if d.abs() > lanes.max[i] { d.abs() } else { lanes.max[i] };
+            lanes.max[i] = if d * d > lanes.max[i] { d * d } else { lanes.max[i] };
         }
     }
 }

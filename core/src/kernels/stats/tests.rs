@@ -46,6 +46,8 @@ fn sums_match_the_definition_and_each_other_at_every_level() {
             assert_eq!(scalar.max_abs_error, max, "{dtype} {n}");
             for level in cpu::levels() {
                 assert_eq!(error_sums(level, dtype, x, y), scalar, "{level} {dtype} {n}");
+                let squares = square_sum(level, dtype, x);
+                assert_eq!(squares.to_bits(), scalar.sum_sq.to_bits(), "{level} {dtype} {n}");
             }
         }
     }
@@ -70,6 +72,7 @@ fn sources_that_are_not_finite_show_in_the_sum() {
                 x[at] = bad;
                 let x = stored(DType::F16, &x);
                 assert!(!error_sums(level, DType::F16, &x, &x).sum_sq.is_finite(), "{level} {at}");
+                assert!(!square_sum(level, DType::F16, &x).is_finite(), "{level} {at}");
             }
         }
     }
