@@ -42,15 +42,16 @@ pub struct TransformParams {
     /// The least share of the diagonal in the queries' second moment, 0 to 1. Default 0.1; 0.003 to 0.4 made no difference
     /// with thousands of vectors.
     pub shrink: f64,
-    /// At most so many keys, evenly spread, give the covariance. Default 4096.
-    pub most_keys: usize,
-    /// The last so many query vectors are used. Default 4096. Recent ones are better than all: those that will be asked are like them.
-    pub most_queries: usize,
+    /// At most so many keys, evenly spread, give the covariance; at least `d + 1` do. `None`: 16 for each coordinate, but 2048.
+    pub most_keys: Option<usize>,
+    /// The last so many query vectors are used. `None`: 16 for each coordinate, but 2048. Recent ones are better than all: those
+    /// that will be asked are like them.
+    pub most_queries: Option<usize>,
 }
 
 impl Default for TransformParams {
     fn default() -> Self {
-        Self { shrink: 0.1, most_keys: 4096, most_queries: 4096 }
+        Self { shrink: 0.1, most_keys: None, most_queries: None }
     }
 }
 
@@ -118,7 +119,8 @@ impl KeyTransform {
         if let Some(row) = assign::first_non_finite(level, queries, d) {
             return Err(PqError::NonFinite { row: n + row });
         }
-        let recent = &queries[nq.saturating_sub(params.most_queries) * d..];
+        let most = params.most_queries.unwrap_or_else(|| enough(d));
+        let recent = &queries[nq.saturating_sub(most) * d..];
         let maps = if !(2..=MAX_DIM).contains(&d) || n <= d || recent.len() / d < 4 * RUN {
             None
         } else {
@@ -239,7 +241,7 @@ fn learn(
     params: &TransformParams,
 ) -> Option<Maps> {
     let d = shape.d();
-    let cov = covariance(level, keys, d, params.most_keys);
+    let cov = covariance(level, keys, d, params.most_keys.unwrap_or_else(|| enough(d)));
     let (mut moment, held) = moments(level, queries, d);
     let n = count(queries.len() / d) * 0.75;
     let a = params.shrink.max(count(d) / (count(d) + n)).min(1.0);
@@ -300,6 +302,11 @@ fn learn(
     linalg::panels(&for_queries, d, &mut maps.queries);
     let finite = maps.keys.iter().chain(&maps.queries).all(|x| x.is_finite());
     finite.then_some(maps)
+}
+
+/// Rows that tell second moments of `d` coordinates well enough.
+fn enough(d: usize) -> usize {
+    (16 * d).max(2048)
 }
 
 /// Of at most `most` rows, evenly spread.

@@ -2,9 +2,13 @@
 
 use super::{PANEL, body};
 use core::arch::x86_64::{
-    __m256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    __m256, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_set1_pd,
+    _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_pd, _mm256_storeu_ps,
 };
 
+/// Rows whose products are added in one pass over the sums.
+const TOGETHER: usize = 4;
+const DOUBLES: usize = 4;
 const LANES: usize = 8;
 /// 12 sums, a line of the panel and a coordinate fit the registers.
 const ROWS: usize = 6;
@@ -13,7 +17,35 @@ const WIDTH: usize = VECTORS * LANES;
 
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn gram(x: &[f32], d: usize, sums: &mut [f64]) {
-    body::gram(x, d, sums);
+    body::gram::<TOGETHER>(x, d, sums, |wide, i, first, second| pass(wide, d, i, first, second));
+}
+
+/// Columns from `i + 1` on of the sums of rows `i` and `i + 1`, which share the loads.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn pass(wide: &[f64], d: usize, i: usize, first: &mut [f64], second: &mut [f64]) {
+    let from = i + 1;
+    let rows: [&[f64]; TOGETHER] = core::array::from_fn(|r| &wide[r * d..][..d]);
+    let (a, b) = (rows.map(|r| _mm256_set1_pd(r[i])), rows.map(|r| _mm256_set1_pd(r[i + 1])));
+    let whole = from + (d - from) / DOUBLES * DOUBLES;
+    for j in (from..whole).step_by(DOUBLES) {
+        let (low, high) = (&mut first[j..j + DOUBLES], &mut second[j..j + DOUBLES]);
+        // SAFETY: both slices are a vector long.
+        let (mut s, mut t) = unsafe { (_mm256_loadu_pd(low.as_ptr()), _mm256_loadu_pd(high.as_ptr())) };
+        for ((row, a), b) in rows.iter().zip(a).zip(b) {
+            // SAFETY: the slice is a vector long.
+            let x = unsafe { _mm256_loadu_pd(row[j..j + DOUBLES].as_ptr()) };
+            s = _mm256_fmadd_pd(a, x, s);
+            t = _mm256_fmadd_pd(b, x, t);
+        }
+        // SAFETY: both slices are a vector long.
+        unsafe {
+            _mm256_storeu_pd(low.as_mut_ptr(), s);
+            _mm256_storeu_pd(high.as_mut_ptr(), t);
+        }
+    }
+    body::add_products(wide, d, i, whole, first);
+    body::add_products(wide, d, i + 1, whole, second);
 }
 
 #[target_feature(enable = "avx2,fma")]

@@ -4,34 +4,40 @@ use super::PANEL;
 
 const LANES: usize = 8;
 
-/// Rows whose products are added in one pass over the sums.
-const ROWS: usize = 4;
-
+/// Rows taken together are widened at once; `pass(rows [R][d], i, sums of row i and i + 1)` adds their products.
 #[inline(always)]
-pub(super) fn gram(x: &[f32], d: usize, sums: &mut [f64]) {
-    let mut wide = [0.0f64; ROWS * 1024];
-    for rows in x.chunks(ROWS * d) {
-        let wide = &mut wide[..rows.len()];
+pub(super) fn gram<const R: usize>(
+    x: &[f32],
+    d: usize,
+    sums: &mut [f64],
+    pass: impl Fn(&[f64], usize, &mut [f64], &mut [f64]),
+) {
+    let mut wide = [0.0f64; 8 * 1024];
+    for rows in x.chunks(R * d) {
+        let wide = &mut wide[..R * d];
+        // Missing rows are zeros, whose products change nothing.
+        wide[rows.len()..].fill(0.0);
         wide.iter_mut().zip(rows).for_each(|(w, x)| *w = f64::from(*x));
-        if let Some((r0, rest)) = wide.split_at_checked(d)
-            && let Some((r1, rest)) = rest.split_at_checked(d)
-            && let Some((r2, r3)) = rest.split_at_checked(d)
-            && r3.len() == d
-        {
-            for (i, sums) in sums.chunks_exact_mut(d).enumerate() {
-                let (a, b, c, e) = (r0[i], r1[i], r2[i], r3[i]);
-                let others = r0[i..].iter().zip(&r1[i..]).zip(r2[i..].iter().zip(&r3[i..]));
-                for (sum, ((x0, x1), (x2, x3))) in sums[i..].iter_mut().zip(others) {
-                    *sum = (((*sum + a * x0) + b * x1) + c * x2) + e * x3;
-                }
-            }
-        } else {
-            for row in wide.chunks_exact(d) {
-                for (i, sums) in sums.chunks_exact_mut(d).enumerate() {
-                    add_multiple(&mut sums[i..], row[i], &row[i..]);
-                }
+        for (pair, sums) in sums.chunks_mut(2 * d).enumerate() {
+            let i = 2 * pair;
+            let (first, second) = sums.split_at_mut(d);
+            if second.is_empty() {
+                add_products(wide, d, i, i, first);
+            } else {
+                add_products(wide, d, i, i, &mut first[..=i]);
+                pass(wide, i, first, second);
             }
         }
+    }
+}
+
+/// `sums[j] += x_i x_j` for `from <= j < sums.len()`, row after row. The products of widened `f32` are exact, so that a
+/// fused addition gives the same.
+#[inline(always)]
+pub(super) fn add_products(wide: &[f64], d: usize, i: usize, from: usize, sums: &mut [f64]) {
+    for row in wide.chunks_exact(d) {
+        let (end, a) = (sums.len(), row[i]);
+        add_multiple(&mut sums[from..], a, &row[from..end]);
     }
 }
 

@@ -6,7 +6,10 @@ use super::{PANEL, body};
 const WIDTH: usize = 16;
 
 pub(super) fn gram(x: &[f32], d: usize, sums: &mut [f64]) {
-    body::gram(x, d, sums);
+    body::gram::<4>(x, d, sums, |wide, i, first, second| {
+        body::add_products(wide, d, i, i + 1, first);
+        body::add_products(wide, d, i + 1, i + 1, second);
+    });
 }
 
 pub(super) fn cholesky(a: &mut [f64], d: usize) -> bool {

@@ -13,8 +13,11 @@ use core::arch::x86_64::{
 
 const LANES: usize = 32;
 
+/// Rows up to this long have a buffer of their own size.
+const SHORT: usize = 256;
+
 #[repr(align(64))]
-struct Wide([i8; TILE * MAX_DIM]);
+struct Wide<const D: usize>([[i8; D]; TILE]);
 
 #[target_feature(enable = "avx2")]
 pub(super) fn scores(
@@ -24,30 +27,34 @@ pub(super) fn scores(
     tokens: &[u32],
     out: &mut [f32],
 ) {
-    match records.nbits {
-        2 => scores_of::<2>(records, levels, heads, tokens, out),
-        3 => scores_of::<3>(records, levels, heads, tokens, out),
-        _ => scores_of::<4>(records, levels, heads, tokens, out),
+    // Common rows take a small buffer, which is cheap to clear.
+    match (records.nbits, heads.padded <= SHORT) {
+        (2, true) => scores_of::<2, SHORT>(records, levels, heads, tokens, out),
+        (3, true) => scores_of::<3, SHORT>(records, levels, heads, tokens, out),
+        (_, true) => scores_of::<4, SHORT>(records, levels, heads, tokens, out),
+        (2, false) => scores_of::<2, MAX_DIM>(records, levels, heads, tokens, out),
+        (3, false) => scores_of::<3, MAX_DIM>(records, levels, heads, tokens, out),
+        (_, false) => scores_of::<4, MAX_DIM>(records, levels, heads, tokens, out),
     }
 }
 
 #[target_feature(enable = "avx2")]
-fn scores_of<const NBITS: usize>(
+fn scores_of<const NBITS: usize, const D: usize>(
     records: Records<'_>,
     levels: &[i8; 16],
     heads: Heads<'_>,
     tokens: &[u32],
     out: &mut [f32],
 ) {
-    let mut wide = Wide([0; TILE * MAX_DIM]);
+    let mut wide = Wide([[0; D]; TILE]);
     let table = table::<NBITS>(levels);
     let mut factors = [0.0f32; TILE];
     for (t, tile) in tokens.chunks(TILE).enumerate() {
-        for (i, row) in wide.0.chunks_exact_mut(heads.padded).take(TILE).enumerate() {
+        for (i, row) in wide.0.iter_mut().enumerate() {
             // Past the last token: its bytes again, whose scores are not stored.
             let record = records.get(tile[i.min(tile.len() - 1)]);
             factors[i] = records.factor(record);
-            for (block, wide) in row.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            for (block, wide) in row[..heads.padded].as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
                 let codes = &record[block * LANES * NBITS / 8..];
                 debug_assert!(codes.len() >= SLACK / 2);
                 // SAFETY: `wide` is 32 bytes in an aligned array, at a multiple of 32.
@@ -62,7 +69,7 @@ fn scores_of<const NBITS: usize>(
                     // SAFETY: `query` is 32 bytes.
                     let query = unsafe { _mm256_loadu_si256(query.as_ptr().cast()) };
                     for (i, sum) in sums.iter_mut().enumerate() {
-                        let row = &wide.0[(quarter * 4 + i) * heads.padded + block * LANES..][..LANES];
+                        let row = &wide.0[quarter * 4 + i][block * LANES..][..LANES];
                         // SAFETY: `row` is 32 bytes in an aligned array, at a multiple of 32.
                         let row = unsafe { _mm256_load_si256(row.as_ptr().cast()) };
                         // Two products of at most 127 * 127 fit 16 bits.

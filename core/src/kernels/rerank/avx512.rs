@@ -11,8 +11,11 @@ use core::arch::x86_64::{
     _mm512_zextsi256_si512,
 };
 
+/// Rows up to this long have a buffer of their own size.
+const SHORT: usize = 256;
+
 #[repr(align(64))]
-struct Wide([u8; TILE * MAX_DIM]);
+struct Wide<const D: usize>([[u8; D]; TILE]);
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub(super) fn scores(
@@ -22,22 +25,26 @@ pub(super) fn scores(
     tokens: &[u32],
     out: &mut [f32],
 ) {
-    match records.nbits {
-        2 => scores_of::<2>(records, levels, heads, tokens, out),
-        3 => scores_of::<3>(records, levels, heads, tokens, out),
-        _ => scores_of::<4>(records, levels, heads, tokens, out),
+    // Common rows take a small buffer, which is cheap to clear.
+    match (records.nbits, heads.padded <= SHORT) {
+        (2, true) => scores_of::<2, SHORT>(records, levels, heads, tokens, out),
+        (3, true) => scores_of::<3, SHORT>(records, levels, heads, tokens, out),
+        (_, true) => scores_of::<4, SHORT>(records, levels, heads, tokens, out),
+        (2, false) => scores_of::<2, MAX_DIM>(records, levels, heads, tokens, out),
+        (3, false) => scores_of::<3, MAX_DIM>(records, levels, heads, tokens, out),
+        (_, false) => scores_of::<4, MAX_DIM>(records, levels, heads, tokens, out),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn scores_of<const NBITS: usize>(
+fn scores_of<const NBITS: usize, const D: usize>(
     records: Records<'_>,
     levels: &[i8; 16],
     heads: Heads<'_>,
     tokens: &[u32],
     out: &mut [f32],
 ) {
-    let mut wide = Wide([0; TILE * MAX_DIM]);
+    let mut wide = Wide([[0; D]; TILE]);
     let spread = Spread::<NBITS>::new(levels);
     let mut factors = [0.0f32; TILE];
     for (t, tile) in tokens.chunks(TILE).enumerate() {
@@ -46,11 +53,11 @@ fn scores_of<const NBITS: usize>(
             _mm_prefetch::<_MM_HINT_T0>(record.cast());
             _mm_prefetch::<_MM_HINT_T0>(record.wrapping_add(records.stride - 1).cast());
         }
-        for (i, row) in wide.0.chunks_exact_mut(heads.padded).take(TILE).enumerate() {
+        for (i, row) in wide.0.iter_mut().enumerate() {
             // Past the last token: its bytes again, whose scores are not stored.
             let record = records.get(tile[i.min(tile.len() - 1)]);
             factors[i] = records.factor(record);
-            for (block, wide) in row.as_chunks_mut::<PAD>().0.iter_mut().enumerate() {
+            for (block, wide) in row[..heads.padded].as_chunks_mut::<PAD>().0.iter_mut().enumerate() {
                 // Blocks begin inside the codes: a record is as long as its row, and `PAD` divides only the padding.
                 let codes = &record[block * PAD * NBITS / 8..];
                 debug_assert!(codes.len() >= SLACK);
@@ -66,7 +73,7 @@ fn scores_of<const NBITS: usize>(
                 // SAFETY: `query` is 64 bytes.
                 let query = unsafe { _mm512_loadu_si512(query.as_ptr().cast()) };
                 for (i, sum) in sums.iter_mut().enumerate() {
-                    let row = &wide.0[i * heads.padded + block * PAD..][..PAD];
+                    let row = &wide.0[i][block * PAD..][..PAD];
                     // SAFETY: `row` is 64 bytes in an aligned array, at a multiple of 64.
                     let row = unsafe { _mm512_load_si512(row.as_ptr().cast()) };
                     *sum = _mm512_dpbusd_epi32(*sum, row, query);
