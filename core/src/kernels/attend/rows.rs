@@ -101,7 +101,7 @@ fn ask(byte: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     // SAFETY: a prefetch is a hint and reads nothing; SSE is part of x86-64.
     unsafe {
-        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(byte.cast());
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T1 }>(byte.cast());
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = byte;
