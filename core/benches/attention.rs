@@ -6,6 +6,7 @@
 //! notion of a buffer that must not be met again soon.
 //!
 //! `cargo bench -p tersa-core --bench attention [-- dense gather threads levels f16 bf16 f32 q8_0]`
+#![allow(clippy::print_stdout, clippy::cast_precision_loss, reason = "a report of measurements")]
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -21,6 +22,8 @@ const SCALE: f32 = 0.088_388_35;
 
 /// Bytes that cold calls walk through.
 const COLD: usize = 1600 << 20;
+
+const LINE: usize = 64;
 
 /// Keys and values of several calls, one after the other.
 struct Caches {
@@ -47,11 +50,13 @@ impl Caches {
     }
 
     fn len(&self) -> usize {
-        self.data.len() / self.each
+        (self.data.len() - LINE) / self.each
     }
 
+    /// Rows start with a cache line, as engines lay them out.
     fn bytes(&self, i: usize) -> &[u8] {
-        &self.data[i % self.len() * self.each..][..self.each]
+        let start = self.data.as_ptr().align_offset(LINE);
+        &self.data[start + i % self.len() * self.each..][..self.each]
     }
 
     fn rows(&self, i: usize) -> (Rows<'_>, Rows<'_>) {
@@ -139,7 +144,7 @@ fn dense(seconds: f64, wanted: &dyn Fn(&str) -> bool) {
         "{:5} {:7} {:>4} {:>9} {:>9} {:>6} {:>9} {:>9} {:>6}",
         "type", "tokens", "q", "hot us", "GB/s", "share", "cold us", "GB/s", "share"
     );
-    let mut data = vec![0; COLD];
+    let mut data = vec![0; COLD + LINE];
     for dtype in TYPES.into_iter().filter(|t| wanted(t.name())) {
         for n in [8192, 32_768, 131_072] {
             let caches = Caches::new(dtype, n, data);
@@ -196,7 +201,7 @@ fn gather(seconds: f64, wanted: &dyn Fn(&str) -> bool) {
         "{:5} {:>6} {:>3} {:>9} {:>9} {:>9} {:>6}",
         "type", "share", "q", "us", "GB/s", "of sum", "dense"
     );
-    let mut data = vec![0; COLD];
+    let mut data = vec![0; COLD + LINE];
     for dtype in TYPES.into_iter().filter(|t| wanted(t.name())) {
         let caches = Caches::new(dtype, n, data);
         let mut rng = Xoshiro256pp::new(3);
@@ -238,7 +243,7 @@ fn threads(seconds: f64) {
     println!(
         "two threads, a KV head each, f16, d = {D}, {n} tokens, cold: seconds of one thread for both / of two"
     );
-    let caches = Caches::new(DType::F16, n, vec![0; COLD]);
+    let caches = Caches::new(DType::F16, n, vec![0; COLD + LINE]);
     for group in [1, 8] {
         let q = queries(group);
         let mut decode = [0, 1].map(|_| Decode::new(group, D).expect("heads"));

@@ -3,7 +3,7 @@
 use super::AttentionError;
 use super::rows::{Rows, Tokens};
 use crate::cpu::{self, Level};
-use crate::kernels::attend::{self as kernel, BLOCK, COLUMNS, HEADS, RowBlock, Tile};
+use crate::kernels::attend::{self as kernel, Ahead, BLOCK, COLUMNS, HEADS, Queries, RowBlock, Tile};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::f32::consts::LOG2_E;
@@ -11,7 +11,7 @@ use core::f64::consts::LN_2;
 
 /// Attention of the `group` query heads that share a KV head, gathered part by part.
 ///
-/// Holds `group * dim_v` sums and about 2 KiB for each 8 heads; see the [module](super) for formula, error and what
+/// Holds `group * dim_v` sums and 12 KiB for each 8 heads; see the [module](super) for formula, error and what
 /// happens to numbers that are not finite.
 #[derive(Clone, Debug)]
 pub struct Decode {
@@ -21,6 +21,7 @@ pub struct Decode {
     acc: Vec<f32>,
     stride: usize,
     tiles: Vec<Tile>,
+    queries: Vec<Queries>,
 }
 
 impl Decode {
@@ -33,8 +34,9 @@ impl Decode {
             return Err(AttentionError::NoHeads);
         }
         let stride = dim_v.next_multiple_of(COLUMNS);
-        let tiles = tile_sizes(group).map(Tile::new).collect();
-        Ok(Self { group, dim_v, acc: vec![0.0; group * stride], stride, tiles })
+        let tiles: Vec<Tile> = tile_sizes(group).map(Tile::new).collect();
+        let queries = vec![Queries::new(); tiles.len()];
+        Ok(Self { group, dim_v, acc: vec![0.0; group * stride], stride, tiles, queries })
     }
 
     /// Query heads.
@@ -92,6 +94,12 @@ impl Decode {
             return Err(AttentionError::Dim { expected: self.dim_v, got: values.dim() });
         }
         tokens.check(keys.n_tokens().min(values.n_tokens()))?;
+        let mut heads = q;
+        for (tile, queries) in self.tiles.iter().zip(&mut self.queries) {
+            let tile_q;
+            (tile_q, heads) = heads.split_at(tile.group() * d);
+            queries.stage(tile_q);
+        }
         let none = RowBlock::new(0);
         let mut value_rows = RowBlock::new(values.row_bytes());
         let mut key_rows = [RowBlock::new(keys.row_bytes()), RowBlock::new(keys.row_bytes())];
@@ -103,16 +111,18 @@ impl Decode {
             values.block(tokens, at, &mut value_rows);
             at += BLOCK;
             keys.block(tokens, at, next);
-            let (mut ask_values, mut ask_keys) = (&value_rows, &*next);
-            let (mut q, mut acc) = (q, &mut self.acc[..]);
-            for tile in &mut self.tiles {
+            let mut ahead = [Ahead::new(now, &value_rows, BLOCK), Ahead::new(&value_rows, next, BLOCK)];
+            let (mut heads, mut acc) = (q, &mut self.acc[..]);
+            for (tile, queries) in self.tiles.iter_mut().zip(&self.queries) {
                 let (tile_q, tile_acc);
-                (tile_q, q) = q.split_at(tile.group() * d);
+                (tile_q, heads) = heads.split_at(tile.group() * d);
                 (tile_acc, acc) = acc.split_at_mut(tile.group() * self.stride);
-                kernel::scores(level, keys.format(), tile, tile_q, scale * LOG2_E, now, ask_values);
+                let tile_q = queries.staged(tile_q);
+                kernel::scores(level, keys.format(), tile, tile_q, scale * LOG2_E, now, ahead[0]);
                 kernel::soften(level, tile, now.len());
-                kernel::weigh(level, values.format(), tile, tile_acc, self.dim_v, &value_rows, ask_keys);
-                (ask_values, ask_keys) = (&none, &none);
+                kernel::weigh(level, values.format(), tile, tile_acc, self.dim_v, &value_rows, ahead[1]);
+                // The other tiles find everything in the cache.
+                ahead = [Ahead::new(&none, &none, 0); 2];
             }
             (now, next) = (next, now);
         }
@@ -239,30 +249,39 @@ pub(super) fn scores_at(
     }
     let none = RowBlock::new(0);
     let mut key_rows = [RowBlock::new(keys.row_bytes()), RowBlock::new(keys.row_bytes())];
-    let [now, next] = &mut key_rows;
-    let (mut now, mut next) = (now, next);
-    keys.block(tokens, 0, now);
-    let mut at = 0;
-    while now.len() > 0 {
-        keys.block(tokens, at + BLOCK, next);
-        let mut ask = &*next;
+    let mut queries = Queries::new();
+    // All tiles take a stretch before the next, so that memory is read once.
+    for start in (0..n).step_by(STRETCH) {
+        let end = n.min(start + STRETCH);
         let mut head = 0;
         for size in tile_sizes(group) {
             let mut tile = Tile::new(size);
-            kernel::scores(level, keys.format(), &mut tile, &q[head * d..][..size * d], 1.0, now, ask);
-            for g in 0..size {
-                for (t, out) in out[(head + g) * n + at..][..now.len()].iter_mut().enumerate() {
-                    *out = tile.cell(t, g);
+            let q = queries.stage(&q[head * d..][..size * d]);
+            let [now, next] = &mut key_rows;
+            let (mut now, mut next) = (now, next);
+            keys.block(tokens, start, now);
+            let mut at = start;
+            while at < end {
+                keys.block(tokens, at + BLOCK, next);
+                let ahead =
+                    if head == 0 { Ahead::new(now, next, BLOCK) } else { Ahead::new(&none, &none, 0) };
+                kernel::scores(level, keys.format(), &mut tile, q, 1.0, now, ahead);
+                for g in 0..size {
+                    for (t, out) in out[(head + g) * n + at..][..now.len()].iter_mut().enumerate() {
+                        *out = tile.cell(t, g);
+                    }
                 }
+                at += now.len();
+                (now, next) = (next, now);
             }
             head += size;
-            ask = &none;
         }
-        at += now.len();
-        (now, next) = (next, now);
     }
     Ok(())
 }
+
+/// Tokens whose keys, a quarter of a MiB in f16 at 128 columns, stay in the second-level cache for all tiles.
+const STRETCH: usize = 1024;
 
 /// Heads of each tile: as even as can be, none above [`HEADS`].
 fn tile_sizes(group: usize) -> impl Iterator<Item = usize> {

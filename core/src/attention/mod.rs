@@ -11,8 +11,8 @@
 //!
 //! **Error.** Keys and values widen exactly; everything else is rounded to `f32`. Let `u = 2^-24`, `n` the tokens and
 //! `s = |scale| max_t sum_j |q_j k_tj|`. Against exact arithmetic each score is off by at most `e = (d/8 + 16) u s`,
-//! so `lse` by at most `e + (64 + n/64 + 40) u (1 + |lse|)`, and each element of `out` by at most
-//! `(2 e + 2 (64 + n/64 + 40) u) sum_t p_t |v_t|`, where a part added by one call counts `n/64` up. Weights below
+//! so `lse` by at most `e + (128 + n/128 + 40) u (1 + |lse|)`, and each element of `out` by at most
+//! `(2 e + 2 (128 + n/128 + 40) u) sum_t p_t |v_t|`, where a part added by one call counts `n/128` up. Weights below
 //! `2^-126` of the greatest vanish. Results are the same bits for the same calls at the same SIMD level; between levels
 //! they differ within twice the bound.
 //!

@@ -80,7 +80,7 @@ fn exact(q: &[f32], scale: f32, k: &Stored, v: &Stored, tokens: &[u32]) -> Exact
     }
     let lse = max + sum.ln();
     let e = (q.len() as f64 / 8.0 + 16.0) * U * s;
-    let steps = (64.0 + tokens.len() as f64 / 64.0 + 40.0) * U;
+    let steps = (128.0 + tokens.len() as f64 / 128.0 + 40.0) * U;
     let bound = 2.0 * e + 2.0 * steps;
     Exact {
         out,
@@ -160,7 +160,7 @@ fn every_level_is_within_the_bound_at_odd_sizes() {
     ];
     for (i, (dk, dv)) in dims.into_iter().enumerate() {
         for group in [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17] {
-            let n = [1, 2, 15, 16, 17, 63, 64, 65, 130, 333][(i * 3 + group) % 10];
+            let n = [1, 2, 15, 16, 17, 127, 128, 129, 258, 333][(i * 3 + group) % 10];
             let (kt, vt) = (TYPES[(i + group) % 3], TYPES[(i + group / 3) % 3]);
             let (k, v) = (Stored::new(&mut rng, kt, n, dk), Stored::new(&mut rng, vt, n, dv));
             let q = noise(&mut rng, group * dk);

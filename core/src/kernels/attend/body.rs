@@ -5,7 +5,7 @@
     reason = "the indices name registers in several arrays; loops over iterators are not always unrolled"
 )]
 
-use super::{BLOCK, HEADS, RowBlock, Tile};
+use super::{Ahead, BLOCK, HEADS, RowBlock, Tile};
 
 /// Lanes of the widest vector.
 pub(super) const WIDEST: usize = 16;
@@ -210,7 +210,7 @@ pub(super) fn scores<V: Vector, E: Element, const G: usize, const W: usize, cons
     d: usize,
     scale: f32,
     rows: &RowBlock<'_>,
-    ahead: &RowBlock<'_>,
+    ahead: Ahead<'_>,
 ) {
     assert!(G <= W && tile.group == G && q.len() == G * d && R * W <= V::N);
     let n = rows.len();
@@ -237,9 +237,6 @@ pub(super) fn scores<V: Vector, E: Element, const G: usize, const W: usize, cons
         // SAFETY: `cells` holds `N` numbers.
         unsafe { V::sums(&partial).mul(scale).store(cells.as_mut_ptr()) };
         t += V::N / W;
-    }
-    for t in n..ahead.len() {
-        ahead.ask(t);
     }
     tile.cells[n * W..(n * W).next_multiple_of(V::N)].fill(f32::NEG_INFINITY);
 }
@@ -293,15 +290,13 @@ pub(super) unsafe fn weigh<V: Vector, E: Element, const G: usize, const W: usize
     stride: usize,
     at: usize,
     rows: &RowBlock<'_>,
-    ahead: Option<&RowBlock<'_>>,
+    ahead: Ahead<'_>,
 ) {
     let mut sum = [[V::splat(0.0); C]; G];
     let n = rows.len();
     for (t, weights) in tile.cells[..n * W].chunks_exact(W).enumerate() {
         let row = rows.at(t);
-        if let Some(ahead) = ahead {
-            ahead.ask(t);
-        }
+        ahead.ask(t);
         let mut v = [V::splat(0.0); C];
         for c in 0..C {
             // SAFETY: the caller's promise.
@@ -363,7 +358,7 @@ pub(super) unsafe fn weigh_rest<V: Vector, E: Element, const G: usize, const W: 
 macro_rules! level {
     ($vector:ty, $(#[$features:meta])? { $($g:literal => $w:literal, $r:literal, [$($c:literal),*];)* }) => {
         use super::body::{self, Bf16, Element, F16, F32, Q8_0, Vector};
-        use super::{Format, RowBlock, Tile};
+        use super::{Ahead, Format, RowBlock, Tile};
 
         $(#[$features])?
         pub(super) fn scores(
@@ -373,7 +368,7 @@ macro_rules! level {
             d: usize,
             scale: f32,
             rows: &RowBlock<'_>,
-            ahead: &RowBlock<'_>,
+            ahead: Ahead<'_>,
         ) {
             match format {
                 Format::F32 => scores_of::<F32>(tile, q, d, scale, rows, ahead),
@@ -390,7 +385,7 @@ macro_rules! level {
             d: usize,
             scale: f32,
             rows: &RowBlock<'_>,
-            ahead: &RowBlock<'_>,
+            ahead: Ahead<'_>,
         ) {
             match tile.group() {
                 $($g => scores_by::<E, $g, $w, $r>(tile, q, d, scale, rows, ahead),)*
@@ -405,7 +400,7 @@ macro_rules! level {
             d: usize,
             scale: f32,
             rows: &RowBlock<'_>,
-            ahead: &RowBlock<'_>,
+            ahead: Ahead<'_>,
         ) {
             body::scores::<$vector, E, G, W, R>(tile, q, d, scale, rows, ahead);
         }
@@ -422,7 +417,7 @@ macro_rules! level {
             acc: &mut [f32],
             d: usize,
             rows: &RowBlock<'_>,
-            ahead: &RowBlock<'_>,
+            ahead: Ahead<'_>,
         ) {
             match format {
                 Format::F32 => weigh_of::<F32>(tile, acc, d, rows, ahead),
@@ -438,23 +433,24 @@ macro_rules! level {
             acc: &mut [f32],
             d: usize,
             rows: &RowBlock<'_>,
-            ahead: &RowBlock<'_>,
+            ahead: Ahead<'_>,
         ) {
             const N: usize = <$vector>::N;
             let stride = acc.len() / tile.group();
             let acc = acc.as_mut_ptr();
             let whole = d / N * N;
+            // Memory is asked for evenly over the passes. (Rows shorter than a vector are not asked for.)
+            let part = |at: usize, vectors: usize| ahead.part(at / N, vectors, whole / N);
             let mut at = 0;
             while at < whole {
                 let left = (whole - at) / N;
-                let ahead = (at == 0).then_some(ahead);
                 // SAFETY (all arms): the columns end at `whole <= d`, which rows and accumulators have (checked by
                 // the caller of this level).
                 at += N * match tile.group() {
                     $($g => {
                         $(if left >= $c {
                             // SAFETY: see above.
-                            unsafe { weigh_by::<E, $g, $w, $c>(tile, acc, stride, at, rows, ahead) };
+                            unsafe { weigh_by::<E, $g, $w, $c>(tile, acc, stride, at, rows, part(at, $c)) };
                             $c
                         } else)* { unreachable!("the last choice is one vector") }
                     })*
@@ -468,11 +464,6 @@ macro_rules! level {
                     _ => unreachable!("a tile has 1 to 8 heads"),
                 }
             }
-            if whole == 0 {
-                for t in 0..ahead.len() {
-                    ahead.ask(t);
-                }
-            }
         }
 
         /// # Safety
@@ -484,7 +475,7 @@ macro_rules! level {
             stride: usize,
             at: usize,
             rows: &RowBlock<'_>,
-            ahead: Option<&RowBlock<'_>>,
+            ahead: Ahead<'_>,
         ) {
             // SAFETY: the caller's promise.
             unsafe { body::weigh::<$vector, E, G, W, C>(tile, acc, stride, at, rows, ahead) };

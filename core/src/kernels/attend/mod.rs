@@ -29,18 +29,46 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use rows::RowBlock;
+pub(crate) use rows::{Ahead, RowBlock};
 
 use crate::cpu::Level;
 
 /// Rows of a block.
-pub(crate) const BLOCK: usize = 64;
+pub(crate) const BLOCK: usize = 128;
 
 /// Query heads of a tile.
 pub(crate) const HEADS: usize = 8;
 
 /// Columns of an accumulator's row are a multiple of this.
 pub(crate) const COLUMNS: usize = 16;
+
+/// A copy of a tile's queries `[group][d]` that starts a cache line: vectors of them would else straddle lines, and
+/// each would cost two loads.
+#[derive(Clone, Debug)]
+#[repr(align(64))]
+pub(crate) struct Queries([f32; 256 * HEADS]);
+
+impl Queries {
+    pub(crate) const fn new() -> Self {
+        Self([0.0; 256 * HEADS])
+    }
+
+    /// A copy of `q`, or `q` where it is too long for one.
+    pub(crate) fn stage<'a>(&'a mut self, q: &'a [f32]) -> &'a [f32] {
+        match self.0.get_mut(..q.len()) {
+            Some(copy) => {
+                copy.copy_from_slice(q);
+                copy
+            }
+            None => q,
+        }
+    }
+
+    /// What `stage(q)` gave last.
+    pub(crate) fn staged<'a>(&'a self, q: &'a [f32]) -> &'a [f32] {
+        self.0.get(..q.len()).unwrap_or(q)
+    }
+}
 
 /// How a row's elements are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +131,7 @@ pub(crate) fn scores(
     q: &[f32],
     scale: f32,
     rows: &RowBlock<'_>,
-    ahead: &RowBlock<'_>,
+    ahead: Ahead<'_>,
 ) {
     assert!(q.len().is_multiple_of(tile.group));
     let d = q.len() / tile.group;
@@ -142,7 +170,7 @@ pub(crate) fn weigh(
     acc: &mut [f32],
     d: usize,
     rows: &RowBlock<'_>,
-    ahead: &RowBlock<'_>,
+    ahead: Ahead<'_>,
 ) {
     assert!(acc.len().is_multiple_of(tile.group) && d.next_multiple_of(COLUMNS) <= acc.len() / tile.group);
     assert!(row_bytes(format, d) <= rows.row_bytes());

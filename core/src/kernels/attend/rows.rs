@@ -78,19 +78,58 @@ impl<'a> RowBlock<'a> {
     pub(super) fn at(&self, t: usize) -> *const u8 {
         self.first[t]
     }
+}
 
-    /// Asks memory for row `t`, if there is one.
+/// Rows that memory is asked for while a block is worked on: those of the block itself that lie `distance` rows ahead,
+/// then those of the next block.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead<'a> {
+    now: &'a RowBlock<'a>,
+    next: &'a RowBlock<'a>,
+    distance: usize,
+    /// Cache lines of a row of each, from and to.
+    lines: [(usize, usize); 2],
+}
+
+impl<'a> Ahead<'a> {
+    pub(crate) fn new(now: &'a RowBlock<'a>, next: &'a RowBlock<'a>, distance: usize) -> Self {
+        let lines = [now, next].map(|block| (0, most_lines(block.row_bytes)));
+        Self { now, next, distance: distance.min(now.len), lines }
+    }
+
+    /// The same rows, but of each only parts `part..part + n` of `parts`.
+    #[inline(always)]
+    pub(super) fn part(self, part: usize, n: usize, parts: usize) -> Self {
+        let lines = self.lines.map(|(_, lines)| (lines * part / parts, lines * (part + n) / parts));
+        Self { lines, ..self }
+    }
+
+    /// Asks for what is due with row `t`.
     #[inline(always)]
     pub(super) fn ask(&self, t: usize) {
-        if t < self.len {
-            let first = self.first[t];
-            let mut at = 0;
-            while at < self.row_bytes {
-                ask(first.wrapping_add(at));
+        let t = t + self.distance;
+        let (block, t, (from, to)) = if t < self.now.len {
+            (self.now, t, self.lines[0])
+        } else {
+            (self.next, t - self.now.len, self.lines[1])
+        };
+        if t < block.len {
+            let first = block.first[t];
+            // Rows need not start with a line: exactly the lines they touch, none of another row's.
+            let into = first.addr() % LINE;
+            let end = (to * LINE).min(into + block.row_bytes);
+            let mut at = from * LINE;
+            while at < end {
+                ask(first.wrapping_sub(into).wrapping_add(at));
                 at += LINE;
             }
         }
     }
+}
+
+/// Cache lines that a row touches, wherever it starts.
+const fn most_lines(row_bytes: usize) -> usize {
+    (row_bytes + LINE - 1).div_ceil(LINE)
 }
 
 /// Bytes of a cache line.

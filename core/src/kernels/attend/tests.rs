@@ -32,7 +32,7 @@ fn softening_keeps_maxima_sums_and_what_fades() {
         for group in 1..=HEADS {
             let width = group.next_power_of_two();
             let mut tile = Tile::new(group);
-            for (block, n) in [3, 64, 1, 17].into_iter().enumerate() {
+            for (block, n) in [3, 128, 1, 17].into_iter().enumerate() {
                 let score = |t: usize, g: usize| ((t * 7 + g * 3 + block * 5) % 11) as f32 - 2.0 * g as f32;
                 let before = tile.clone();
                 tile.cells[..(n * width).next_multiple_of(COLUMNS)].fill(f32::NEG_INFINITY);
