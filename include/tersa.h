@@ -28,6 +28,16 @@
 #define TERSA_VERSION "0.1.0"
 
 /**
+ * Keys.
+ */
+#define TERSA_K 0
+
+/**
+ * Values.
+ */
+#define TERSA_V 1
+
+/**
  * Number of the ABI, also the number in the soname. While it is 0, every release may change it.
  */
 #define TERSA_ABI_VERSION 0
@@ -223,10 +233,25 @@ typedef uint32_t tersa_dtype;
 typedef struct tersa_codec tersa_codec;
 
 /**
+ * Threads and a queue. Unlike other handles, one pool may be used by many threads at once.
+ */
+typedef struct tersa_pool tersa_pool;
+
+/**
+ * An open container. A `const` one may be used by many threads at once.
+ */
+typedef struct tersa_reader tersa_reader;
+
+/**
  * Scratch memory of one thread. It grows to the largest need it meets and is used again, so that later calls of that size
  * take no memory.
  */
 typedef struct tersa_workspace tersa_workspace;
+
+/**
+ * A container being written.
+ */
+typedef struct tersa_writer tersa_writer;
 
 /**
  * What a codec is made for.
@@ -418,6 +443,171 @@ typedef struct tersa_blob_info {
   uint64_t len_bytes;
 } tersa_blob_info;
 
+/**
+ * How a pool is made.
+ */
+typedef struct tersa_pool_params {
+  /**
+   * Set by `tersa_pool_params_init`.
+   */
+  uint32_t struct_size;
+  /**
+   * Threads. 1 by default.
+   */
+  uint32_t n_threads;
+  /**
+   * Jobs that may be queued, running, or done and not yet taken. 64 by default.
+   */
+  uint32_t capacity;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} tersa_pool_params;
+
+/**
+ * What became of a job.
+ */
+typedef struct tersa_completion {
+  /**
+   * The number that submitting gave.
+   */
+  uint64_t job;
+  /**
+   * What the caller gave along.
+   */
+  uint64_t user_data;
+  /**
+   * Bytes that an encode job wrote.
+   */
+  size_t written;
+  /**
+   * Status and text.
+   */
+  struct tersa_error error;
+} tersa_completion;
+
+/**
+ * Reads `len` bytes from `offset` on into `buf`; returns 0 if all of them are there now, anything else to fail. `context` is what the
+ * caller gave along. Must be fit to be called by as many threads as use the reader.
+ */
+typedef int32_t (*tersa_read_fn)(void *context, uint64_t offset, void *buf, size_t len);
+
+/**
+ * What a stream is.
+ */
+typedef struct tersa_stream_info {
+  /**
+   * Set by `tersa_stream_info_init`.
+   */
+  uint32_t struct_size;
+  /**
+   * 0, or which of several caches in one file.
+   */
+  uint32_t part;
+  /**
+   * Layer number as the source had it.
+   */
+  uint32_t layer;
+  /**
+   * `TERSA_K` or `TERSA_V`.
+   */
+  uint32_t kind;
+  /**
+   * A `tersa_dtype`.
+   */
+  uint32_t dtype;
+  /**
+   * Key/value heads.
+   */
+  uint32_t n_kv_heads;
+  /**
+   * Elements of one head's row.
+   */
+  uint32_t head_dim;
+  /**
+   * Tokens that were encoded together.
+   */
+  uint32_t chunk_tokens;
+  /**
+   * Size of the Walsh-Hadamard matrix that the source had multiplied its rows by, 0 if none.
+   */
+  uint32_t hadamard;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Tokens.
+   */
+  uint64_t n_tokens;
+} tersa_stream_info;
+
+/**
+ * What encoding did to the values of one head.
+ */
+typedef struct tersa_head_stats {
+  /**
+   * Sum of squared differences between source and decoded values.
+   */
+  double sum_sq_error;
+  /**
+   * Sum of squares of the source's values.
+   */
+  double sum_sq;
+  /**
+   * Largest absolute difference.
+   */
+  double max_abs_error;
+  /**
+   * Values seen.
+   */
+  uint64_t n_values;
+  /**
+   * Tiles that the codec could not represent and that were stored as they were.
+   */
+  uint64_t raw_tiles;
+} tersa_head_stats;
+
+/**
+ * What a stream is to be.
+ */
+typedef struct tersa_stream_params {
+  /**
+   * Set by `tersa_stream_params_init`.
+   */
+  uint32_t struct_size;
+  /**
+   * 0, or which of several caches in one file.
+   */
+  uint32_t part;
+  /**
+   * Layer number.
+   */
+  uint32_t layer;
+  /**
+   * `TERSA_K` or `TERSA_V`.
+   */
+  uint32_t kind;
+  /**
+   * Size of the Walsh-Hadamard matrix that the rows were multiplied by, 0 if none: a note for readers.
+   */
+  uint32_t hadamard;
+  /**
+   * Tokens that stay exact, in any order: sinks, for example.
+   */
+  const uint32_t *exact;
+  /**
+   * Length of `exact`.
+   */
+  size_t n_exact;
+} tersa_stream_params;
+
+/**
+ * Takes the next `len` bytes; returns 0 if all of them were taken, anything else to fail.
+ */
+typedef int32_t (*tersa_write_fn)(void *context, const void *bytes, size_t len);
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -540,6 +730,206 @@ tersa_status tersa_codec_load(const void *src,
                               struct tersa_error *err);
 
 /**
+ * Sets `*params` to one thread and 64 jobs. `struct_size` is `sizeof *params`.
+ */
+tersa_status tersa_pool_params_init(struct tersa_pool_params *params,
+                                    size_t struct_size,
+                                    struct tersa_error *err);
+
+/**
+ * Makes a pool and starts its threads. `params` may be NULL for the defaults.
+ */
+tersa_status tersa_pool_create(const struct tersa_pool_params *params,
+                               struct tersa_pool **out,
+                               struct tersa_error *err);
+
+/**
+ * Drops queued jobs, stops running ones at their next chunk, waits for the threads, and frees the pool; NULL is fine. After this no memory of the
+ * caller is touched any more.
+ */
+void tersa_pool_destroy(struct tersa_pool *pool);
+
+/**
+ * Queues what `tersa_codec_encode` does; `*job`, unless `job` is NULL, becomes the job's number. Arguments are checked now: with any other status
+ * than `TERSA_OK` there is no job. `TERSA_ERR_BUSY`: take completions first.
+ *
+ * The elements, which must not change, and `dst` belong to the job until its completion was taken or the pool destroyed. Everything else,
+ * the codec too, may go at once.
+ */
+tersa_status tersa_pool_encode(const struct tersa_pool *pool,
+                               const struct tersa_codec *codec,
+                               const struct tersa_kv *k,
+                               const struct tersa_kv *v,
+                               struct tersa_range layers,
+                               struct tersa_range tokens,
+                               void *dst,
+                               size_t capacity,
+                               uint64_t user_data,
+                               uint64_t *job,
+                               struct tersa_error *err);
+
+/**
+ * Queues what `tersa_codec_decode` does, as `tersa_pool_encode` queues encoding. `src` must not change until the job is done.
+ */
+tersa_status tersa_pool_decode(const struct tersa_pool *pool,
+                               const struct tersa_codec *codec,
+                               const void *src,
+                               size_t len,
+                               struct tersa_range layers,
+                               struct tersa_range tokens,
+                               const struct tersa_kv *k,
+                               const struct tersa_kv *v,
+                               size_t first_token,
+                               uint64_t user_data,
+                               uint64_t *job,
+                               struct tersa_error *err);
+
+/**
+ * Takes up to `capacity` completions, the oldest first, without waiting; `*n` becomes their count.
+ */
+tersa_status tersa_pool_poll(const struct tersa_pool *pool,
+                             struct tersa_completion *out,
+                             size_t capacity,
+                             size_t *n,
+                             struct tersa_error *err);
+
+/**
+ * As `tersa_pool_poll`, but waits up to `timeout_ms` milliseconds for the first completion; `UINT32_MAX` waits as long as it takes. `*n` is 0 when time
+ * was up, or when there are no jobs to wait for.
+ */
+tersa_status tersa_pool_wait(const struct tersa_pool *pool,
+                             struct tersa_completion *out,
+                             size_t capacity,
+                             uint32_t timeout_ms,
+                             size_t *n,
+                             struct tersa_error *err);
+
+/**
+ * Cancels a job: a queued one is done at once, with `TERSA_ERR_CANCELLED`; a running one stops at its next chunk, if one is left. Its completion
+ * comes as any other. `TERSA_ERR_NOT_FOUND` if it is done already or there never was one.
+ */
+tersa_status tersa_pool_cancel(const struct tersa_pool *pool,
+                               uint64_t job,
+                               struct tersa_error *err);
+
+/**
+ * A file descriptor that is readable while completions wait to be taken, for `poll` or `epoll`; Linux only, elsewhere `TERSA_ERR_UNSUPPORTED`. It belongs to
+ * the pool: watch it, do not read or close it.
+ */
+tersa_status tersa_pool_event_fd(const struct tersa_pool *pool,
+                                 int32_t *fd,
+                                 struct tersa_error *err);
+
+/**
+ * Opens the container in the file `path`: reads and checks its frame and tables, no chunks.
+ */
+tersa_status tersa_reader_open(const char *path,
+                               struct tersa_reader **out,
+                               struct tersa_error *err);
+
+/**
+ * Opens the container in `len` bytes of memory, which the caller keeps as they are until the reader is destroyed.
+ */
+tersa_status tersa_reader_open_memory(const void *bytes,
+                                      size_t len,
+                                      struct tersa_reader **out,
+                                      struct tersa_error *err);
+
+/**
+ * Opens a container of `len` bytes that `read` supplies. `read` and `context` must be good until the reader is destroyed.
+ */
+tersa_status tersa_reader_open_callback(tersa_read_fn read,
+                                        void *context,
+                                        uint64_t len,
+                                        struct tersa_reader **out,
+                                        struct tersa_error *err);
+
+/**
+ * Closes a container; NULL is fine.
+ */
+void tersa_reader_destroy(struct tersa_reader *reader);
+
+/**
+ * The JSON text about the cache. `*len` becomes its bytes without the zero at the end; a capacity of 0 only asks for that.
+ */
+tersa_status tersa_reader_metadata(const struct tersa_reader *reader,
+                                   char *buf,
+                                   size_t capacity,
+                                   size_t *len,
+                                   struct tersa_error *err);
+
+/**
+ * How many streams there are; 0 for NULL. A stream is the keys or the values of one layer.
+ */
+uint32_t tersa_reader_n_streams(const struct tersa_reader *reader);
+
+/**
+ * Sets `*info` to zeros. `struct_size` is `sizeof *info`.
+ */
+tersa_status tersa_stream_info_init(struct tersa_stream_info *info,
+                                    size_t struct_size,
+                                    struct tersa_error *err);
+
+/**
+ * What stream number `stream` is. Streams stand in order of part, layer, kind.
+ */
+tersa_status tersa_reader_stream(const struct tersa_reader *reader,
+                                 uint32_t stream,
+                                 struct tersa_stream_info *info,
+                                 struct tersa_error *err);
+
+/**
+ * The number of the stream of that part, layer and kind, in `*stream`; `TERSA_ERR_NOT_FOUND` if there is none.
+ */
+tersa_status tersa_reader_find(const struct tersa_reader *reader,
+                               uint32_t part,
+                               uint32_t layer,
+                               uint32_t kind,
+                               uint32_t *stream,
+                               struct tersa_error *err);
+
+/**
+ * The name of the codec of one head. `*len` becomes its bytes without the zero at the end; a capacity of 0 only asks for that.
+ */
+tersa_status tersa_reader_codec(const struct tersa_reader *reader,
+                                uint32_t stream,
+                                uint32_t head,
+                                char *buf,
+                                size_t capacity,
+                                size_t *len,
+                                struct tersa_error *err);
+
+/**
+ * What encoding lost of one head; `TERSA_ERR_NOT_FOUND` if the file does not say.
+ */
+tersa_status tersa_reader_stats(const struct tersa_reader *reader,
+                                uint32_t stream,
+                                uint32_t head,
+                                struct tersa_head_stats *stats,
+                                struct tersa_error *err);
+
+/**
+ * Decodes `tokens` of `heads` of a stream into one layer of the caller's: token `tokens.start` goes to token `first_token` of `dst`, whose
+ * heads are those asked for, in order. Reads and checks the chunks that hold the tokens, and nothing else.
+ */
+tersa_status tersa_reader_read(const struct tersa_reader *reader,
+                               uint32_t stream,
+                               struct tersa_range heads,
+                               struct tersa_range tokens,
+                               const struct tersa_kv *dst,
+                               size_t first_token,
+                               struct tersa_workspace *workspace,
+                               struct tersa_error *err);
+
+/**
+ * Reads the whole container and compares every checksum; `TERSA_ERR_CORRUPT` says where the first damage is. `*n_chunks`, unless `n_chunks`
+ * is NULL, becomes the count of chunks.
+ */
+tersa_status tersa_reader_verify(const struct tersa_reader *reader,
+                                 uint64_t *n_chunks,
+                                 struct tersa_error *err);
+
+/**
  * What a status means, in English; never NULL, never to be freed. Unknown numbers have a text too.
  */
 const char *tersa_status_text(int32_t status);
@@ -601,6 +991,66 @@ tersa_status tersa_workspace_reserve(struct tersa_workspace *workspace,
  * Frees a workspace; NULL is fine.
  */
 void tersa_workspace_destroy(struct tersa_workspace *workspace);
+
+/**
+ * Sets `*params` to defaults. `struct_size` is `sizeof *params`.
+ */
+tersa_status tersa_stream_params_init(struct tersa_stream_params *params,
+                                      size_t struct_size,
+                                      struct tersa_error *err);
+
+/**
+ * Starts a container that will be the file `path`. Until `tersa_writer_finish` it is a temporary file beside that name.
+ */
+tersa_status tersa_writer_create(const char *path,
+                                 struct tersa_writer **out,
+                                 struct tersa_error *err);
+
+/**
+ * Starts a container whose bytes go to `write`, in order, without seeking. `write` and `context` must be good until the writer is destroyed.
+ */
+tersa_status tersa_writer_create_callback(tersa_write_fn write,
+                                          void *context,
+                                          struct tersa_writer **out,
+                                          struct tersa_error *err);
+
+/**
+ * Frees a writer; NULL is fine. What was not finished is removed.
+ */
+void tersa_writer_destroy(struct tersa_writer *writer);
+
+/**
+ * Adds a stream, whose number goes to `*stream`. Streams must be added in order of part, layer, kind; their tokens may then come in
+ * any order of streams.
+ *
+ * Shape, element type, chunk size and codec of the stream are those of `codec` for the keys or the values, by `params->kind`, of
+ * its layer `codec_layer`. Codec and parameters may be destroyed afterwards.
+ */
+tersa_status tersa_writer_add_stream(struct tersa_writer *writer,
+                                     const struct tersa_stream_params *params,
+                                     const struct tersa_codec *codec,
+                                     uint32_t codec_layer,
+                                     uint32_t *stream,
+                                     struct tersa_error *err);
+
+/**
+ * Encodes `tokens` of one layer of the caller's and adds them to the end of a stream. Their count must be a multiple of the stream's
+ * chunk size, but for the last ones: fewer close the stream.
+ */
+tersa_status tersa_writer_append(struct tersa_writer *writer,
+                                 uint32_t stream,
+                                 const struct tersa_kv *src,
+                                 struct tersa_range tokens,
+                                 struct tersa_workspace *workspace,
+                                 struct tersa_error *err);
+
+/**
+ * Writes the tables, syncs, and gives the file its name, in place of a file that has it. `metadata` is a JSON object, or NULL for none.
+ * Whatever comes of it, the writer can only be destroyed after this.
+ */
+tersa_status tersa_writer_finish(struct tersa_writer *writer,
+                                 const char *metadata,
+                                 struct tersa_error *err);
 
 #ifdef __cplusplus
 }  // extern "C"

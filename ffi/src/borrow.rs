@@ -65,6 +65,16 @@ pub(crate) unsafe fn slice<'a, T>(p: *const T, len: usize, what: &str) -> Result
 }
 
 /// # Safety
+/// `p` points to `len` elements that nobody else uses during the call; NULL will do for none.
+pub(crate) unsafe fn slice_mut<'a, T>(p: *mut T, len: usize, what: &str) -> Result<&'a mut [T], Failure> {
+    if !check_len(p.cast_const(), len, what)? {
+        return Ok(&mut []);
+    }
+    // SAFETY: checked above, and by the caller's promise.
+    Ok(unsafe { std::slice::from_raw_parts_mut(p, len) })
+}
+
+/// # Safety
 /// As for [`slice`].
 pub(crate) unsafe fn bytes<'a>(p: *const c_void, len: usize, what: &str) -> Result<&'a [u8], Failure> {
     // SAFETY: the caller's promise.

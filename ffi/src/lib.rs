@@ -6,14 +6,20 @@
 //! | `borrow` | from the caller's pointers to references: NULL, alignment, lengths, struct sizes |
 //! | `tensor` | `tersa_kv`: strided, scattered and paged caches |
 //! | `codec` | encoding a cache into bytes of the caller and back |
+//! | `reader`, `writer`, `files` | `.tersa` containers, in files, memory, or behind callbacks |
+//! | `pool` | threads that encode and decode in the background |
 //! | `workspace` | scratch memory of one thread |
 #![allow(non_camel_case_types, reason = "the names are C's")]
 
 mod borrow;
 pub mod codec;
+pub mod files;
+pub mod pool;
+pub mod reader;
 pub mod status;
 mod stored;
 pub mod tensor;
 pub mod version;
 pub mod workspace;
+pub mod writer;
 mod zstd_coder;

@@ -21,6 +21,8 @@ pub(crate) struct Scratch {
     bytes: Vec<u8>,
     /// Rows on their way between the caller's places and a codec.
     pub(crate) rows: Vec<u8>,
+    /// A chunk's bytes on their way from or to a container.
+    pub(crate) chunk: Vec<u8>,
     coder: Option<ZstdCoder>,
 }
 
