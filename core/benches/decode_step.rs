@@ -60,7 +60,7 @@ impl Bench {
         let mut cache = PqCache::new(config, shape).expect("a sound configuration");
         let mut scratch = cache.scratch(n + 4096).expect("a sound configuration");
         let (keys, values) = (rows(n, 1), rows(n, 2));
-        cache.prefill(&keys, &values, &mut scratch).expect("finite rows");
+        cache.prefill(&keys, &values, &queries(1024, 5), &mut scratch).expect("finite rows");
         let index = cache.heads()[0].index_bytes();
         let copies = (bytes / (n * D * 4)).max(3);
         let mut heads = Vec::new();

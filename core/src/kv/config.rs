@@ -83,6 +83,8 @@ pub struct PqConfig {
     pub budget: Extent,
     /// How the query heads of a group agree.
     pub rule: GroupRule,
+    /// Learn from the prompt's queries where keys have to be coded well ([`KeyTransform`](crate::pq::KeyTransform)).
+    pub transform: bool,
     /// The second level, if there is one.
     pub rerank: Option<Rerank>,
     /// How codebooks are trained.
@@ -118,7 +120,9 @@ pub enum Preset {
     PaperInfiniteBench,
     /// The authors' later one (SkyLight): 2 x 6 bits, 128 sinks, a window of 128, a tenth of the prompt selected.
     SkyLight,
-    /// Ours.
+    /// Ours: keys transformed by what the prompt's queries look at, 8 + d/32 codes of 6 bits (60, 72, 96 bits at 64, 128, 256
+    /// elements), and 2-bit codes of what those leave for a second look at a tenth of the keys; 32 sinks, a window of
+    /// 128, a tenth of the context.
     Default,
 }
 
@@ -161,6 +165,7 @@ impl Preset {
             window: Extent::OfPrompt(0.1),
             budget: Extent::OfPrompt(0.1),
             rule: GroupRule::SoftmaxSum,
+            transform: false,
             rerank: None,
             // The paper's seed; its iterations are what the device's time allows, 3 to 300.
             training: Training { iterations: 10, sample: usize::MAX, seed: 4321, random_rows: true },
@@ -172,6 +177,7 @@ impl Preset {
             Self::Default => PqConfig {
                 window: Extent::Tokens(128),
                 budget: Extent::OfContext(0.1),
+                transform: true,
                 rerank: Some(Rerank { bits: 2, band: 0.1, seed: 4321 }),
                 training: Training { sample: 256, random_rows: false, ..paper.training },
                 ..paper

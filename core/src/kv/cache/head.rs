@@ -153,13 +153,22 @@ impl HeadCache {
     /// soon as there are more middle tokens than centroids, and again when a later chunk
     /// makes them twice as many; other chunks are coded with the centroids there are.
     ///
+    /// `queries` `[nq][d]` are queries of the group's heads, in the order of tokens, from which the first training learns
+    /// the transform, if the configuration asks for one; there may be none. The last thousand tokens' are enough.
+    ///
     /// Cost: one copy of the rows; training on at most `sample * ksub` keys; `d * ksub` multiply-adds a key.
     ///
     /// # Errors
     /// [`KvError::Length`] if rows are not whole or keys and values differ in number, and nothing is changed;
     /// [`KvError::Pq`] if a key holds a NaN or an infinity: the rows are there then, and what has no codes is attended
     /// to densely.
-    pub fn prefill(&mut self, keys: &[u8], values: &[u8], scratch: &mut HeadScratch) -> Result<(), KvError> {
+    pub fn prefill(
+        &mut self,
+        keys: &[u8],
+        values: &[u8],
+        queries: &[f32],
+        scratch: &mut HeadScratch,
+    ) -> Result<(), KvError> {
         let n = whole(keys, self.keys.row_bytes())?;
         expect(n * self.values.row_bytes(), values.len())?;
         self.keys.extend(keys)?;
@@ -168,7 +177,7 @@ impl HeadCache {
         // The next token is the current one, and comes behind a full window.
         let middle = self.past_sinks().saturating_sub(self.window());
         if self.index.codebook().is_none() || middle >= 2 * self.trained_for() {
-            self.refresh_to(middle, None, scratch)?;
+            self.refresh_to(middle, queries, None, scratch)?;
         }
         self.settle(middle, false, scratch)
     }
@@ -271,17 +280,19 @@ impl HeadCache {
     }
 
     /// Trains the codebook (again) and codes the middle anew. Not for the hot path: it
-    /// allocates, and costs what [`prefill`](Self::prefill) does. `budget` overrides the configured iterations.
+    /// allocates, and costs what [`prefill`](Self::prefill) does. `budget` overrides the configured iterations; `queries` are those of
+    /// [`prefill`](Self::prefill), for a first training.
     ///
     /// # Errors
     /// [`KvError::Pq`] if a key holds a NaN or an infinity; nothing is changed then.
     pub fn refresh(
         &mut self,
+        queries: &[f32],
         budget: Option<IterBudget<'_>>,
         scratch: &mut HeadScratch,
     ) -> Result<(), KvError> {
         let middle = if self.index.codebook().is_some() { self.index.len() } else { self.uncoded_middle() };
-        self.refresh_to(middle, budget, scratch)
+        self.refresh_to(middle, queries, budget, scratch)
     }
 
     /// Keeps the first `len` tokens. The last ones of the middle lose their codes where they are in the window now.
@@ -414,6 +425,7 @@ impl HeadCache {
     fn refresh_to(
         &mut self,
         middle: usize,
+        queries: &[f32],
         budget: Option<IterBudget<'_>>,
         scratch: &mut HeadScratch,
     ) -> Result<(), KvError> {
@@ -437,7 +449,7 @@ impl HeadCache {
             self.index.retrained(&sample, middle, budget)?
         } else {
             let mut index = self.index.clone();
-            index.train(&sample, middle, budget)?;
+            index.train(&sample, queries, middle, budget)?;
             index
         };
         drop(sample);

@@ -115,11 +115,18 @@ impl PqCache {
         HeadScratch::new(&self.config, &self.shape, max_tokens)
     }
 
-    /// Takes a prompt's rows, `[n_tokens][n_kv_heads][dim]` each, or a chunk of it; see [`HeadCache::prefill`].
+    /// Takes a prompt's rows, `[n_tokens][n_kv_heads][dim]` each, or a chunk of it, and the queries of some of its
+    /// tokens, `[nq][n_kv_heads][group][d]`, or none; see [`HeadCache::prefill`].
     ///
     /// # Errors
-    /// As [`HeadCache::prefill`], and [`KvError::Length`] if the rows are not whole tokens.
-    pub fn prefill(&mut self, keys: &[u8], values: &[u8], scratch: &mut HeadScratch) -> Result<(), KvError> {
+    /// As [`HeadCache::prefill`], and [`KvError::Length`] if rows or queries are not whole tokens.
+    pub fn prefill(
+        &mut self,
+        keys: &[u8],
+        values: &[u8],
+        queries: &[f32],
+        scratch: &mut HeadScratch,
+    ) -> Result<(), KvError> {
         let row = |head: &HeadCache| (head.keys().row_bytes(), head.values().row_bytes());
         let (key, value) = row(&self.heads[0]);
         let n_heads = self.heads.len();
@@ -127,15 +134,22 @@ impl PqCache {
         if whole(values, value * n_heads)? != n {
             return Err(KvError::Length { expected: n * value * n_heads, got: values.len() });
         }
+        let group = self.shape.group * self.config.shape.d();
+        let nq = whole(bytemuck::cast_slice(queries), 4 * group * n_heads)?;
         let (mut head_keys, mut head_values) = (Vec::with_capacity(n * key), Vec::with_capacity(n * value));
+        let mut head_queries = Vec::with_capacity(nq * group);
         for (h, head) in self.heads.iter_mut().enumerate() {
             head_keys.clear();
             head_values.clear();
+            head_queries.clear();
+            for t in 0..nq {
+                head_queries.extend_from_slice(&queries[(t * n_heads + h) * group..][..group]);
+            }
             for t in 0..n {
                 head_keys.extend_from_slice(&keys[(t * n_heads + h) * key..][..key]);
                 head_values.extend_from_slice(&values[(t * n_heads + h) * value..][..value]);
             }
-            head.prefill(&head_keys, &head_values, scratch)?;
+            head.prefill(&head_keys, &head_values, &head_queries, scratch)?;
         }
         Ok(())
     }

@@ -25,9 +25,9 @@ fn config() -> PqConfig {
     }
 }
 
-/// The same with a second look at a tenth of the middle.
+/// The same with a transform and a second look at a tenth of the middle.
 fn with_rerank() -> PqConfig {
-    PqConfig { rerank: Some(Rerank { bits: 2, band: 0.1, seed: 5 }), ..config() }
+    PqConfig { transform: true, rerank: Some(Rerank { bits: 2, band: 0.1, seed: 5 }), ..config() }
 }
 
 /// Numbers that only token `id` and `head` have.
@@ -81,7 +81,8 @@ impl Live {
 
     fn prefill(&mut self, ids: Range<u64>) {
         let ids: Vec<u64> = ids.collect();
-        self.cache.prefill(&rows(&ids, key), &rows(&ids, value), &mut self.scratch).unwrap();
+        let queries: Vec<f32> = ids.iter().flat_map(|&id| noise(id + 5_000_000, 0, 4 * D)).collect();
+        self.cache.prefill(&rows(&ids, key), &rows(&ids, value), &queries, &mut self.scratch).unwrap();
         self.ids.extend(ids);
     }
 
@@ -115,10 +116,15 @@ impl Live {
                 assert!(head.index().is_empty());
                 continue;
             };
+            let coded = |t: usize| {
+                let mut key = [0.0; D];
+                head.index().transform().unwrap().keys(&key_numbers(self.ids[t], h), &mut key).unwrap();
+                key
+            };
             for t in head.middle() {
                 let mut codes = [0; 2];
                 head.index().codes().get(t - head.middle().start, &mut codes);
-                assert_nearest(codebook, &key_numbers(self.ids[t], h), codes);
+                assert_nearest(codebook, &coded(t), codes);
             }
             // And every record of the second level is that of what its own codes leave.
             let Some(rerank) = head.index().rerank() else { continue };
@@ -129,7 +135,7 @@ impl Live {
                 let (mut codes, mut residual) = ([0; 2], [0.0; D]);
                 head.index().codes().get(t - head.middle().start, &mut codes);
                 codebook.decode(&codes, &mut residual).unwrap();
-                residual.iter_mut().zip(key_numbers(self.ids[t], h)).for_each(|(r, k)| *r = k - *r);
+                residual.iter_mut().zip(coded(t)).for_each(|(r, k)| *r = k - *r);
                 own.extend(&residual).unwrap();
             }
             let bytes = |codes: &RerankCodes| {
@@ -291,7 +297,7 @@ fn generation_from_nothing_is_dense_until_the_first_training() {
     for h in 0..2 {
         let head = &mut live.cache.heads_mut()[h];
         assert!(head.is_refresh_due());
-        head.refresh(None, &mut live.scratch).unwrap();
+        head.refresh(&[], None, &mut live.scratch).unwrap();
         assert!(!head.is_refresh_due());
         assert!(!head.middle().is_empty());
     }
@@ -382,7 +388,7 @@ fn keys_that_change_their_look_make_a_refresh_due_and_it_helps() {
     config.drift.half_life = 64;
     let mut cache = PqCache::new(&config, SHAPE).unwrap();
     let ids: Vec<u64> = (0..600).collect();
-    cache.prefill(&rows(&ids, key), &rows(&ids, value), &mut live.scratch).unwrap();
+    cache.prefill(&rows(&ids, key), &rows(&ids, value), &[], &mut live.scratch).unwrap();
     let head = &mut cache.heads_mut()[0];
     for id in 600..800 {
         head.append(&key(id, 0), &value(id, 0), &mut live.scratch).unwrap();
@@ -393,7 +399,7 @@ fn keys_that_change_their_look_make_a_refresh_due_and_it_helps() {
     }
     assert!(head.is_refresh_due(), "{:?}", head.index().stats());
     let before = head.index().stats();
-    head.refresh(None, &mut live.scratch).unwrap();
+    head.refresh(&[], None, &mut live.scratch).unwrap();
     assert!(!head.is_refresh_due());
     assert_eq!(head.index().len(), before.tokens);
     for id in 1000..1100 {
@@ -449,8 +455,11 @@ fn wrong_input_is_named_and_changes_nothing() {
     let q = vec![0.1; 4 * D];
     let scratch = &mut live.scratch;
     let length = |expected, got| Err(KvError::Length { expected, got });
-    assert_eq!(live.cache.prefill(&k[1..], &v, scratch), length(64, 63));
-    assert_eq!(live.cache.prefill(&k, &v[..32], scratch), Err(KvError::Length { expected: 64, got: 32 }));
+    assert_eq!(live.cache.prefill(&k[1..], &v, &[], scratch), length(64, 63));
+    assert_eq!(
+        live.cache.prefill(&k, &v[..32], &[], scratch),
+        Err(KvError::Length { expected: 64, got: 32 })
+    );
     let cache = &mut live.cache;
     assert_eq!(cache.step(&q[1..], SCALE, &k, &v, &mut out, &mut lse, scratch), length(64, 63));
     assert_eq!(cache.step(&q, SCALE, &k[2..], &v, &mut out, &mut lse, scratch), length(64, 62));
@@ -473,7 +482,7 @@ fn a_key_that_is_not_finite_leaves_dense_attention() {
     let mut keys = rows(&(0..60).collect::<Vec<_>>(), key);
     keys[30 * 64..30 * 64 + 2].copy_from_slice(&[0xff, 0x7f]);
     let values = rows(&(0..60).collect::<Vec<_>>(), value);
-    let error = live.cache.prefill(&keys, &values, &mut live.scratch);
+    let error = live.cache.prefill(&keys, &values, &[], &mut live.scratch);
     assert!(matches!(error, Err(KvError::Pq(_))), "{error:?}");
     assert_eq!(live.cache.heads()[0].len(), 60);
     assert!(live.cache.heads()[0].middle().is_empty());
@@ -565,7 +574,7 @@ proptest! {
                     if below(2) == 0 {
                         let Live { cache, scratch, .. } = &mut fork;
                         for head in cache.heads_mut() {
-                            head.refresh(None, scratch).unwrap();
+                            head.refresh(&[], None, scratch).unwrap();
                         }
                     }
                     if lives.len() < 3 { lives.push(fork) } else { let to = below(3); lives[to] = fork }

@@ -3,7 +3,7 @@
 use super::{IndexParams, PqIndex, Trained};
 use crate::kv::KvError;
 use crate::kv::drift::DriftMonitor;
-use crate::pq::Codebook;
+use crate::pq::{Codebook, KeyTransform};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -31,7 +31,8 @@ impl PqIndex {
         put(&count(shape.d()));
         put(&count(shape.m()));
         let bits = self.params.rerank.map_or(0, |r| r.bits);
-        put(&[shape.nbits(), bits, 0, u8::from(self.trained.is_some())]);
+        let transform = self.trained.as_ref().is_some_and(|t| !t.transform.is_identity());
+        put(&[shape.nbits(), bits, transform.into(), self.trained.is_some().into()]);
         put(&self.params.rerank.map_or(0, |r| r.seed).to_le_bytes());
         put(&place.first.to_le_bytes());
         put(&(self.len() as u64).to_le_bytes());
@@ -51,6 +52,8 @@ impl PqIndex {
             let fits = fill(&mut out[at..]);
             debug_assert!(fits, "sized for it");
         };
+        let transform = &trained.transform;
+        append(transform.len_bytes(), &mut |to| transform.to_bytes(to).is_ok());
         append(Codebook::len_bytes(shape), &mut |to| trained.codebook.to_bytes(to).is_ok());
         let n = self.len();
         append(n * shape.code_bytes(), &mut |to| self.codes.pack(0..n, to).is_ok());
@@ -79,7 +82,7 @@ impl PqIndex {
         let [nbits, bits, transform, trained] = fields.array()?;
         same("bits of a code", nbits == shape.nbits())?;
         same("second level", bits == params.rerank.map_or(0, |r| r.bits))?;
-        same("transform", transform == 0)?;
+        same("transform", transform == 0 || params.transform)?;
         same("seed", fields.u64()? == params.rerank.map_or(0, |r| r.seed))?;
         let first = fields.u64()?;
         let n = fields.u64()?;
@@ -88,13 +91,20 @@ impl PqIndex {
         let errors = [f64::from_le_bytes(fields.array()?), f64::from_le_bytes(fields.array()?)];
         let mut index = Self::new(params)?;
         match trained {
-            0 if n == 0 => return fields.end().map(|()| (index, place)),
+            0 if n == 0 && transform == 0 => return fields.end().map(|()| (index, place)),
             1 => {}
             _ => return Err(KvError::Corrupt { what: "trained is neither yes nor no" }),
         }
         if !errors.iter().all(|e| *e >= 0.0 && e.is_finite()) {
             return Err(KvError::Corrupt { what: "an error is negative or not finite" });
         }
+        let d = shape.d();
+        let matrices = match transform {
+            0 => 0,
+            1 => d.checked_mul(8 * d).ok_or(SHORT)?,
+            _ => return Err(KvError::Corrupt { what: "a transform is neither there nor not" }),
+        };
+        let transform = KeyTransform::from_bytes(d, fields.bytes(matrices)?)?;
         let codebook = Codebook::from_bytes(shape, fields.bytes(Codebook::len_bytes(shape))?)?;
         let n = usize::try_from(n).map_err(|_| KvError::Corrupt { what: "there are fewer bytes" })?;
         let codes = fields.rows(n, shape.code_bytes())?;
@@ -106,7 +116,8 @@ impl PqIndex {
         index.codes.extend_packed(codes, n)?;
         let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
         let drift = DriftMonitor::restored(index.params.drift, errors, seen);
-        index.trained = Some(Trained { codebook: Arc::new(codebook), tokens, drift });
+        let (transform, codebook) = (Arc::new(transform), Arc::new(codebook));
+        index.trained = Some(Trained { transform, codebook, tokens, drift });
         Ok((index, place))
     }
 }
@@ -165,15 +176,30 @@ mod tests {
 
     #[test]
     fn an_index_comes_back_as_it_was() {
-        for rerank in [None, Some(RERANK)] {
+        let transformed = {
+            let mut index =
+                PqIndex::new(IndexParams { transform: true, ..bytes(None).0.params().clone() }).unwrap();
+            let rows = crate::kv::index::tests::keys(400, 1);
+            index.train(&rows, &crate::kv::index::tests::keys(300, 2), 400, None).unwrap();
+            let mut scratch = crate::kv::index::EncodeScratch::new(index.params().shape);
+            index.extend(&rows[..70 * 32], &mut scratch).unwrap();
+            let bytes = index.to_bytes(IndexPlace { first: 4, prompt: 99 });
+            (index, bytes, None)
+        };
+        let plain = [None, Some(RERANK)].map(|rerank| {
             let (index, bytes) = bytes(rerank);
+            (index, bytes, rerank)
+        });
+        for (index, bytes, rerank) in plain.into_iter().chain([transformed]) {
             let (back, place) = PqIndex::from_bytes(index.params().clone(), &bytes).unwrap();
             assert_eq!(place, IndexPlace { first: 4, prompt: 99 });
             assert_eq!(back.to_bytes(place), bytes);
             assert_eq!(back.stats(), index.stats());
             assert!(back.codebook() == index.codebook());
             let record = rerank.map_or(0, |_| 32 * 3 / 8 + 2);
-            assert_eq!(bytes.len(), FIXED + 16 * 32 * 4 + 70 * (2 + record), "docs/format.md");
+            let matrices = index.transform().unwrap().len_bytes();
+            assert_eq!(bytes.len(), FIXED + matrices + 16 * 32 * 4 + 70 * (2 + record), "docs/format.md");
+            assert!(back.transform() == index.transform());
         }
         let empty = PqIndex::new(bytes(None).0.params().clone()).unwrap();
         let bytes = empty.to_bytes(IndexPlace::default());

@@ -23,7 +23,10 @@ pub use select::SelectScratch;
 use super::KvError;
 use super::config::{PqConfig, Rerank, Training};
 use super::drift::{DriftMonitor, DriftParams};
-use crate::pq::{Codebook, Codes, Init, IterBudget, PqError, PqShape, TrainParams, TrainReport, train};
+use crate::pq::{
+    Codebook, Codes, Init, IterBudget, KeyTransform, PqError, PqShape, TrainParams, TrainReport,
+    TransformParams, train,
+};
 use crate::select::{GroupRule, RerankCodes};
 use alloc::sync::Arc;
 use alloc::vec;
@@ -37,6 +40,8 @@ pub struct IndexParams {
     pub shape: PqShape,
     /// How the query heads of a group agree.
     pub rule: GroupRule,
+    /// Learn from queries where keys have to be coded well.
+    pub transform: bool,
     /// The second level, if there is one.
     pub rerank: Option<Rerank>,
     /// How codebooks are trained.
@@ -50,6 +55,7 @@ impl From<&PqConfig> for IndexParams {
         Self {
             shape: config.shape,
             rule: config.rule,
+            transform: config.transform,
             rerank: config.rerank,
             training: config.training,
             drift: config.drift,
@@ -70,6 +76,7 @@ pub struct PqIndex {
 /// What training gave.
 #[derive(Clone, Debug)]
 struct Trained {
+    transform: Arc<KeyTransform>,
     codebook: Arc<Codebook>,
     /// Keys that it was trained for.
     tokens: usize,
@@ -100,6 +107,8 @@ pub struct IndexStats {
 /// Buffers of encoding, made once.
 #[derive(Clone, Debug)]
 pub struct EncodeScratch {
+    /// `[BATCH][d]`: transformed keys.
+    rows: Vec<f32>,
     /// `[BATCH][m]`.
     codes: Vec<u8>,
     /// `[BATCH][d]`: what the codes leave of each key.
@@ -113,13 +122,26 @@ impl EncodeScratch {
     /// Buffers for indexes of this shape.
     #[must_use]
     pub fn new(shape: PqShape) -> Self {
-        Self { codes: vec![0; BATCH * shape.m()], residuals: vec![0.0; BATCH * shape.d()] }
+        let rows = vec![0.0; BATCH * shape.d()];
+        Self { codes: vec![0; BATCH * shape.m()], residuals: rows.clone(), rows }
     }
 
     /// Codes of at most [`BATCH`] keys, and what they leave.
-    fn encode(&mut self, codebook: &Codebook, keys: &[f32]) -> Result<(&[u8], &[f32]), PqError> {
+    fn encode(
+        &mut self,
+        transform: &KeyTransform,
+        codebook: &Codebook,
+        keys: &[f32],
+    ) -> Result<(&[u8], &[f32]), PqError> {
         let shape = codebook.shape();
         let n = keys.len() / shape.d();
+        let rows = &mut self.rows[..keys.len()];
+        let keys = if transform.is_identity() {
+            keys
+        } else {
+            transform.keys(keys, rows)?;
+            rows
+        };
         let (codes, residuals) = (&mut self.codes[..n * shape.m()], &mut self.residuals[..keys.len()]);
         codebook.encode(keys, codes)?;
         codebook.decode(codes, residuals)?;
@@ -165,6 +187,12 @@ impl PqIndex {
         self.trained.as_ref().map(Trained::codebook)
     }
 
+    /// The transform of keys and queries, once trained; codes are of transformed keys.
+    #[must_use]
+    pub fn transform(&self) -> Option<&KeyTransform> {
+        self.trained.as_ref().map(|t| &*t.transform)
+    }
+
     /// The second level's codes, if there is one.
     #[must_use]
     pub const fn rerank(&self) -> Option<&RerankCodes> {
@@ -196,30 +224,33 @@ impl PqIndex {
     pub fn heap_bytes(&self) -> usize {
         self.codes.heap_bytes()
             + self.rerank.as_ref().map_or(0, RerankCodes::heap_bytes)
-            + self.trained.as_ref().map_or(0, |t| t.codebook.heap_bytes())
+            + self.trained.as_ref().map_or(0, |t| t.codebook.heap_bytes() + t.transform.heap_bytes())
     }
 
     /// Trains a codebook on `keys` `[n][d]`, which stand for `tokens` keys that are going to be indexed (for `n`, if all
-    /// were given), and forgets all codes. Starts from the centroids there are, if any. `budget` overrides the configured iterations, as a deadline does. Cost: see
-    /// [`train`](crate::pq::train()).
+    /// were given), and forgets all codes. Starts from the centroids there are, if they lie under the same transform. `queries` `[nq][d]` are the prompt's, of all heads of the group, in the order of
+    /// tokens, for the transform, if the parameters ask for one; without any there is none. `budget` overrides the configured
+    /// iterations, as a deadline does. Cost: see [`train`](crate::pq::train()) and [`KeyTransform::train`].
     ///
     /// # Errors
-    /// [`KvError::Pq`]; see [`train`](crate::pq::train()). Nothing is changed then.
+    /// [`KvError::Pq`]; see those. Nothing is changed then.
     pub fn train(
         &mut self,
         keys: &[f32],
+        queries: &[f32],
         tokens: usize,
         budget: Option<IterBudget<'_>>,
     ) -> Result<TrainReport, KvError> {
-        let (trained, report) = self.trained_on(keys, tokens, budget)?;
-        self.truncate(0);
-        self.codes = Codes::new(self.params.shape);
-        self.trained = Some(trained);
-        Ok(report)
+        let transform = if self.params.transform {
+            KeyTransform::train(keys, queries, self.params.shape, &TransformParams::default())?
+        } else {
+            KeyTransform::identity(self.params.shape.d())
+        };
+        self.train_under(Arc::new(transform), keys, tokens, budget)
     }
 
-    /// An index with centroids trained again on `keys` `[n][d]`, and without codes. See [`train`](Self::train) for
-    /// `tokens`, `budget`, cost and errors.
+    /// An index with centroids trained again on `keys` `[n][d]`, under the same transform, and without codes. See
+    /// [`train`](Self::train) for `tokens`, `budget`, cost and errors.
     ///
     /// # Errors
     /// [`KvError::Untrained`], [`KvError::Pq`].
@@ -229,26 +260,27 @@ impl PqIndex {
         tokens: usize,
         budget: Option<IterBudget<'_>>,
     ) -> Result<Self, KvError> {
-        if self.trained.is_none() {
-            return Err(KvError::Untrained);
-        }
+        let old = self.trained.as_ref().ok_or(KvError::Untrained)?;
+        let transform = Arc::clone(&old.transform);
         let mut index = self.clone();
-        index.train(keys, tokens, budget)?;
+        index.train_under(transform, keys, tokens, budget)?;
         Ok(index)
     }
 
     #[allow(clippy::cast_precision_loss, reason = "a count of rows, far below 2^53")]
-    fn trained_on(
-        &self,
+    fn train_under(
+        &mut self,
+        transform: Arc<KeyTransform>,
         keys: &[f32],
         tokens: usize,
         budget: Option<IterBudget<'_>>,
-    ) -> Result<(Trained, TrainReport), KvError> {
+    ) -> Result<TrainReport, KvError> {
         let training = &self.params.training;
         let init = match &self.trained {
-            Some(old) => Init::From(old.codebook()),
-            None if training.random_rows => Init::RandomRows,
-            None => Init::KMeansPlusPlus,
+            // Centroids under another transform are no start.
+            Some(old) if old.transform == transform => Init::From(old.codebook()),
+            _ if training.random_rows => Init::RandomRows,
+            _ => Init::KMeansPlusPlus,
         };
         let params = TrainParams {
             init,
@@ -257,17 +289,26 @@ impl PqIndex {
             sample: Some(training.sample),
             ..TrainParams::default()
         };
+        let mapped;
+        let keys = if transform.is_identity() {
+            keys
+        } else {
+            let mut rows = vec![0.0; keys.len()];
+            transform.keys(keys, &mut rows)?;
+            mapped = rows;
+            &mapped[..]
+        };
         let (codebook, report) = train(keys, self.params.shape, &params)?;
         let error = report.inertia.iter().sum::<f64>() / report.rows as f64;
-        let trained = Trained {
-            codebook: Arc::new(codebook),
-            tokens,
-            drift: DriftMonitor::new(self.params.drift, error),
-        };
-        Ok((trained, report))
+        let drift = DriftMonitor::new(self.params.drift, error);
+        self.truncate(0);
+        self.codes = Codes::new(self.params.shape);
+        self.trained = Some(Trained { transform, codebook: Arc::new(codebook), tokens, drift });
+        Ok(report)
     }
 
-    /// Appends keys `[n][d]` of the prompt. `n * d * ksub` multiply-adds, and a rotation for a second level.
+    /// Appends keys `[n][d]` of the prompt. `n * d * ksub` multiply-adds, `n * d * d` for a transform, and a rotation
+    /// for a second level.
     ///
     /// # Errors
     /// [`KvError::Untrained`]; [`KvError::Pq`] if the rows are not whole or not finite, [`KvError::Rerank`] if what the codes
@@ -338,16 +379,18 @@ impl PqIndex {
         scratch: &mut EncodeScratch,
         mut take: impl FnMut(&mut Self, usize, &[u8], &[f32]) -> Result<(), KvError>,
     ) -> Result<(), KvError> {
-        let codebook = Arc::clone(&self.trained.as_ref().ok_or(KvError::Untrained)?.codebook);
+        let trained = self.trained.as_ref().ok_or(KvError::Untrained)?;
+        let (transform, codebook) = (Arc::clone(&trained.transform), Arc::clone(&trained.codebook));
         let d = self.params.shape.d();
         if !keys.len().is_multiple_of(d) {
             return Err(PqError::Length { expected: keys.len().next_multiple_of(d), got: keys.len() }.into());
         }
         for (i, keys) in keys.chunks(BATCH * d).enumerate() {
-            let (codes, residuals) = scratch.encode(&codebook, keys).map_err(|error| match error {
-                PqError::NonFinite { row } => PqError::NonFinite { row: i * BATCH + row },
-                other => other,
-            })?;
+            let (codes, residuals) =
+                scratch.encode(&transform, &codebook, keys).map_err(|error| match error {
+                    PqError::NonFinite { row } => PqError::NonFinite { row: i * BATCH + row },
+                    other => other,
+                })?;
             take(self, i * BATCH, codes, residuals)?;
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! From queries to positions: tables, scan, group rule, top-k, and a second look at the edge.
 
 use super::band::Band;
-use super::{IndexParams, PqIndex};
+use super::{IndexParams, PqIndex, Trained};
 use crate::kv::KvError;
 use crate::pq::{QueryTables, scan};
 use crate::select::{TopKScratch, group_top_k_u16};
@@ -12,6 +12,8 @@ use alloc::vec::Vec;
 /// Buffers of [`PqIndex::select`], made once for each thread.
 #[derive(Clone, Debug)]
 pub struct SelectScratch {
+    /// `[group][d]`: transformed queries.
+    q: Vec<f32>,
     pub(super) tables: QueryTables,
     /// `[group][n]`.
     pub(super) scores: Vec<u16>,
@@ -32,6 +34,7 @@ impl SelectScratch {
     #[must_use]
     pub fn new(params: &IndexParams, group: usize, max_tokens: usize, max_k: usize) -> Self {
         Self {
+            q: vec![0.0; group * params.shape.d()],
             tables: QueryTables::new(params.shape, group),
             scores: vec![0; group * max_tokens],
             scales: vec![0.0; group],
@@ -84,6 +87,29 @@ impl PqIndex {
             }
             return Ok(n);
         }
+        let mut mapped = core::mem::take(&mut scratch.q);
+        let selected = self.select_mapped(trained, q, &mut mapped, scale, out, scratch);
+        scratch.q = mapped;
+        selected
+    }
+
+    /// [`select`](Self::select) of some keys, with a buffer for the transformed queries.
+    fn select_mapped(
+        &self,
+        trained: &Trained,
+        q: &[f32],
+        mapped: &mut [f32],
+        scale: f32,
+        out: &mut [u32],
+        scratch: &mut SelectScratch,
+    ) -> Result<usize, KvError> {
+        let (n, k) = (self.len(), out.len());
+        let q = if trained.transform.is_identity() {
+            q
+        } else {
+            trained.transform.queries(q, mapped)?;
+            mapped
+        };
         scratch.score(trained.codebook(), self.codes(), q, scale)?;
         let edge = self.rerank.as_ref().zip(scratch.band.as_ref()).map(|(_, band)| band.edge(n, k));
         match (&self.rerank, edge) {

@@ -9,7 +9,7 @@ const SCALE: f32 = 0.2;
 
 /// Keys around a few centres, `[n][D]`.
 #[allow(clippy::cast_possible_truncation, reason = "test data")]
-fn keys(n: usize, seed: u64) -> Vec<f32> {
+pub(super) fn keys(n: usize, seed: u64) -> Vec<f32> {
     let mut rng = Xoshiro256pp::new(seed);
     let mut uniform = move || (rng.f64() * 2.0 - 1.0) as f32;
     let centres: Vec<f32> = (0..8 * D).map(|_| 2.0 * uniform()).collect();
@@ -29,7 +29,7 @@ pub(super) fn filled(n: usize, rerank: Option<Rerank>, rule: GroupRule) -> PqInd
     let mut scratch = EncodeScratch::new(params.shape);
     let mut index = PqIndex::new(params).unwrap();
     let keys = keys(n, 3);
-    index.train(&keys, n, None).unwrap();
+    index.train(&keys, &[], n, None).unwrap();
     index.extend(&keys, &mut scratch).unwrap();
     index
 }
@@ -145,6 +145,41 @@ fn the_second_look_finds_more_of_the_true_best() {
     assert!(found[1] * 100 > found[0] * 115, "{found:?} of 2000");
 }
 
+/// Rows whose coordinates are of very different sizes.
+fn askew(n: usize, seed: u64, power: i32) -> Vec<f32> {
+    let mut rows = keys(n, seed);
+    for (i, x) in rows.iter_mut().enumerate() {
+        *x *= 1.2f32.powi((i % D) as i32 * power);
+    }
+    rows
+}
+
+#[test]
+fn a_transform_codes_what_queries_look_at() {
+    let n = 4000;
+    let rows = keys(n, 3);
+    let queries = askew(512, 4, -1);
+    let mut found = [0; 2];
+    for (found, transform) in found.iter_mut().zip([false, true]) {
+        let mut index =
+            PqIndex::new(IndexParams { transform, ..params(None, GroupRule::SoftmaxSum) }).unwrap();
+        index.train(&rows, &queries, n, None).unwrap();
+        assert_eq!(index.transform().unwrap().is_identity(), !transform);
+        let mut scratch = EncodeScratch::new(index.params().shape);
+        index.extend(&rows, &mut scratch).unwrap();
+        for seed in 0..10 {
+            let q = askew(1, 100 + seed, -1);
+            let dot = |key: &[f32]| key.iter().zip(&q).map(|(&k, &q)| f64::from(k) * f64::from(q)).sum();
+            let exact = order(&rows.chunks(D).map(dot).collect::<Vec<f64>>())[..200].to_vec();
+            *found += select(&index, &q, 200).iter().filter(|&&i| exact.contains(&(i as usize))).count();
+        }
+        // The same keys trained again stay under the same transform.
+        let again = index.retrained(&rows, n, None).unwrap();
+        assert!(again.transform() == index.transform() && again.is_empty());
+    }
+    assert!(found[1] * 100 > found[0] * 110, "{found:?} of 2000");
+}
+
 #[test]
 fn what_cannot_be_done_is_named() {
     let mut index = PqIndex::new(params(Some(RERANK), GroupRule::Max)).unwrap();
@@ -154,9 +189,9 @@ fn what_cannot_be_done_is_named() {
     assert_eq!(index.append(&[0.0; D], &mut encode), Err(KvError::Untrained));
     assert_eq!(index.select(&[0.0; D], 1.0, &mut [0; 4], &mut scratch), Err(KvError::Untrained));
     assert!(matches!(index.retrained(&[0.0; D], 1, None), Err(KvError::Untrained)));
-    assert_eq!(index.train(&[], 0, None).err(), Some(KvError::Pq(PqError::NoRows)));
+    assert_eq!(index.train(&[], &[], 0, None).err(), Some(KvError::Pq(PqError::NoRows)));
     let rows = keys(600, 1);
-    index.train(&rows, 600, None).unwrap();
+    index.train(&rows, &[], 600, None).unwrap();
     let mut bad = rows.clone();
     bad[500 * D] = f32::NAN;
     assert_eq!(index.extend(&bad, &mut encode), Err(KvError::Pq(PqError::NonFinite { row: 500 })));
