@@ -1,6 +1,7 @@
 //! `tersa bench`: codecs side by side on the user's own dump: size, error, speed.
 
 mod quality;
+mod selection;
 mod speed;
 
 use std::fs;
@@ -8,7 +9,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tersa_core::codec::chunk::StreamCodec;
 use tersa_core::codec::{KvSpec, Quantizer};
@@ -36,13 +37,16 @@ const CHUNK_TOKENS: usize = 256;
 
 /// `tersa bench`.
 #[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(disable_help_subcommand = true)]
 #[command(after_help = "\
 Errors are relative (Frobenius norm), of keys and of values: mean over heads and \
 layers. The output error is that of attention outputs with both replaced, mean over the \
 last captured queries of each head. Speeds are those of one core, in GB of uncompressed \
 rows a second: the best of 7 rounds in which all codecs take turns; `spread` is how \
 much longer the median round took. `bits` counts everything that is stored for a value, \
-codebooks included.
+codebooks included. `tersa bench select --help` is about choosing the tokens to attend \
+to.
 
 Examples:
   tersa bench kv.safetensors
@@ -50,6 +54,9 @@ Examples:
   tersa bench kv.safetensors --layers 0-29 --plot rate.svg
   tersa bench kv.safetensors --json | jq '.rows[] | {codec, bits, encode_gb_s}'")]
 pub struct BenchArgs {
+    /// Something other than codecs
+    #[command(subcommand)]
+    pub what: Option<What>,
     /// A dump: a file, or the files or folder of one dump
     #[arg(required = true, value_name = "DUMP")]
     pub inputs: Vec<PathBuf>,
@@ -80,6 +87,13 @@ pub struct BenchArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "see above")]
     pub dump: DumpArgs,
+}
+
+/// What else can be measured.
+#[derive(Clone, Debug, Subcommand)]
+pub enum What {
+    /// Measure decode steps that attend to chosen tokens, against attention to all
+    Select(selection::SelectBenchArgs),
 }
 
 fn seconds(s: &str) -> Result<f64, String> {
@@ -121,6 +135,9 @@ fn family(spec: &KvSpec) -> usize {
 /// # Errors
 /// If the dump cannot be read, a codec's name is wrong, or the plot cannot be written.
 pub fn run(args: &BenchArgs) -> Result<()> {
+    if let Some(What::Select(args)) = &args.what {
+        return selection::run(args);
+    }
     let specs = parse_codecs(&args.codecs)?;
     let dump = crate::dump::open(&args.inputs, &args.dump.open_options())?;
     for assumption in &dump.assumptions {

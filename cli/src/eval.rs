@@ -46,14 +46,16 @@ comes before the tested queries.
 
 Selectors: exact (true scores), exact-v (times the length of the value), quest[:PAGE] \
 (bounds of pages of 16 tokens), sparq:R (R channels of the keys), snapkv, h2o, recent, \
-random, or all.
+random; product quantization pq:{m}x{4,6,8}, with a second level of 2 to 4 bits \
+pq:{m}x{4,6,8}+r{2,3,4}; its presets paper-longbench (2x6), paper-infinitebench (4x8), \
+skylight and default; or all.
 
 Examples:
   tersa eval kv.tersa --against kv.safetensors
   tersa eval kv.tersa --against kv.safetensors --queries q.safetensors --json
   tersa eval kv.tersa --against kv.safetensors --layers 0-9 --last-queries 256
   tersa eval kv.safetensors --select all
-  tersa eval kv.safetensors --select exact,quest --budget 0.1 --plot loss.svg")]
+  tersa eval kv.safetensors --select exact,quest,default --budget 0.1 --plot loss.svg")]
 pub struct EvalArgs {
     /// A .tersa file; with --select a dump
     #[arg(value_name = "IN")]

@@ -4,13 +4,15 @@
 //! |---|---|
 //! | `spec` | names of selectors, budgets |
 //! | `head` | one kv head with its queries; full attention and what a part of it keeps |
-//! | `choice` | from scores to sets: group rule, top k |
+//! | `choice` | from scores to sets |
 //! | `peers` | selectors of others |
+//! | `pq` | the core's index |
 //! | `report` | tables, JSON, the plot |
 
 mod choice;
 mod head;
 mod peers;
+mod pq;
 mod report;
 mod spec;
 
@@ -21,6 +23,8 @@ use std::sync::Mutex;
 use anyhow::{Context as _, Result, ensure};
 
 pub use head::GroupRule;
+pub(crate) use pq::Pq;
+pub(crate) use spec::Spec;
 pub use spec::{Budgets, Specs};
 
 use crate::dump::{Dump, Queries};
@@ -31,7 +35,6 @@ use crate::parallel;
 use crate::progress::Progress;
 use choice::Choice;
 use head::{Head, Kept, Setting, Truth};
-use spec::Spec;
 
 /// Who chooses tokens.
 pub(crate) trait Selector: Sync {

@@ -21,8 +21,11 @@ fn shell(dir: &Path, line: &str) {
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     // Timing as long as a person would wait for is not what is tested; a missing jq is not either.
     let mut line = line.to_owned();
-    if line.starts_with("tersa bench") {
-        line = line.replacen("bench", "bench --seconds 0.002", 1);
+    for bench in ["tersa bench select", "tersa bench"] {
+        if line.starts_with(bench) {
+            line = line.replacen(bench, &format!("{bench} --seconds 0.002"), 1);
+            break;
+        }
     }
     if Command::new("jq").arg("--version").output().is_err() {
         line = line.split(" | jq ").next().unwrap().to_owned();
@@ -69,7 +72,7 @@ fn the_readmes_commands_run_one_after_another() {
 
 #[test]
 fn the_examples_of_every_help_run_one_after_another() {
-    for verb in ["", "compress", "decompress", "inspect", "verify", "eval", "bench"] {
+    for verb in ["", "compress", "decompress", "inspect", "verify", "eval", "bench", "bench select"] {
         let help = run(data().as_path(), format!("{verb} --help").trim_start(), 0).stdout;
         let help = String::from_utf8(help).unwrap();
         let commands = examples(&help, "  ");

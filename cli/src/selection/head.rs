@@ -33,6 +33,17 @@ pub enum GroupRule {
     LogitSum,
 }
 
+impl GroupRule {
+    /// The core's name for it.
+    pub(crate) fn in_core(self) -> tersa_core::select::GroupRule {
+        match self {
+            Self::SoftmaxSum => tersa_core::select::GroupRule::SoftmaxSum,
+            Self::Max => tersa_core::select::GroupRule::Max,
+            Self::LogitSum => tersa_core::select::GroupRule::LogitSum,
+        }
+    }
+}
+
 /// One kv head with the queries of its group.
 pub(crate) struct Head<'a> {
     /// `[n_tokens][head_dim]`.

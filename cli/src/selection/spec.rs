@@ -3,8 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use tersa_core::kv::Preset;
+
 use super::Selector;
 use super::peers::{Exact, ExactV, H2o, Quest, Random, Recent, SnapKv, SparQ};
+use super::pq::Pq;
 
 /// One selector by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,10 +28,12 @@ pub(crate) enum Spec {
     Recent,
     /// Any tokens.
     Random,
+    /// Product quantization.
+    Pq(Pq),
 }
 
 /// What `all` stands for, and what an unknown name is told.
-const ALL: [Spec; 9] = [
+const ALL: [Spec; 13] = [
     Spec::Exact,
     Spec::ExactV,
     Spec::Quest(16),
@@ -38,10 +43,15 @@ const ALL: [Spec; 9] = [
     Spec::H2o,
     Spec::Recent,
     Spec::Random,
+    Spec::Pq(Pq::Preset(Preset::PaperLongBench)),
+    Spec::Pq(Pq::Preset(Preset::PaperInfiniteBench)),
+    Spec::Pq(Pq::Plain { m: 16, nbits: 4, rerank: 0 }),
+    Spec::Pq(Pq::Preset(Preset::Default)),
 ];
 
 /// The forms that are understood.
-const KNOWN: &str = "all, exact, exact-v, quest[:PAGE], sparq:R, snapkv, h2o, recent, random";
+const KNOWN: &str = "all, exact, exact-v, quest[:PAGE], sparq:R, snapkv, h2o, recent, random, \
+                     pq:{m}x{4,6,8}[+r{2,3,4}], paper-longbench, paper-infinitebench, skylight, default";
 
 impl Spec {
     /// The selector of this name.
@@ -55,6 +65,7 @@ impl Spec {
             Self::H2o => Box::new(H2o),
             Self::Recent => Box::new(Recent),
             Self::Random => Box::new(Random),
+            Self::Pq(pq) => Box::new(pq),
         }
     }
 
@@ -64,6 +75,9 @@ impl Spec {
             Self::Exact | Self::ExactV => 0,
             Self::Quest(_) => 1,
             Self::SparQ(_) => 2,
+            Self::Pq(Pq::Plain { rerank: 0, .. }) => 3,
+            Self::Pq(Pq::Preset(preset)) if preset != Preset::Default => 3,
+            Self::Pq(_) => 4,
             Self::SnapKv | Self::H2o | Self::Recent | Self::Random => 5,
         }
     }
@@ -84,6 +98,9 @@ impl fmt::Display for Spec {
             Self::H2o => f.write_str("h2o"),
             Self::Recent => f.write_str("recent"),
             Self::Random => f.write_str("random"),
+            Self::Pq(Pq::Plain { m, nbits, rerank: 0 }) => write!(f, "pq:{m}x{nbits}"),
+            Self::Pq(Pq::Plain { m, nbits, rerank }) => write!(f, "pq:{m}x{nbits}+r{rerank}"),
+            Self::Pq(Pq::Preset(preset)) => f.write_str(preset.name()),
         }
     }
 }
@@ -106,10 +123,22 @@ impl FromStr for Spec {
                 "h2o" => Ok(Self::H2o),
                 "recent" => Ok(Self::Recent),
                 "random" => Ok(Self::Random),
-                _ => Err(unknown()),
+                _ => Preset::from_name(s).map(|p| Self::Pq(Pq::Preset(p))).ok_or_else(unknown),
             },
             Some(("quest", page)) => Ok(Self::Quest(count(page)?)),
             Some(("sparq", r)) => Ok(Self::SparQ(count(r)?)),
+            Some(("pq", shape)) => {
+                let (codes, rerank) = shape.split_once("+r").unwrap_or((shape, "0"));
+                let (m, nbits) = codes.split_once('x').ok_or_else(unknown)?;
+                let one_of = |n: &str, these: &[u8]| {
+                    n.parse()
+                        .ok()
+                        .filter(|n| these.contains(n))
+                        .ok_or_else(|| format!("`{s}`: `{n}` is none of {these:?}"))
+                };
+                let rerank = if rerank == "0" { 0 } else { one_of(rerank, &[2, 3, 4])? };
+                Ok(Self::Pq(Pq::Plain { m: count(m)?, nbits: one_of(nbits, &[4, 6, 8])?, rerank }))
+            }
             _ => Err(unknown()),
         }
     }
@@ -165,7 +194,21 @@ mod tests {
             assert_eq!(spec.to_string().parse(), Ok(spec));
         }
         assert_eq!("quest".parse(), Ok(Spec::Quest(16)));
-        for bad in ["", "qest", "quest:0", "sparq", "sparq:x", "exact:3"] {
+        let reranked = Spec::Pq(Pq::Plain { m: 16, nbits: 4, rerank: 2 });
+        assert_eq!(("pq:16x4+r2".parse(), reranked.to_string()), (Ok(reranked), "pq:16x4+r2".into()));
+        for bad in [
+            "",
+            "qest",
+            "quest:0",
+            "sparq",
+            "sparq:x",
+            "exact:3",
+            "pq:2",
+            "pq:2x5",
+            "pq:0x4",
+            "pq:4x8+r5",
+            "pq:4x8+2",
+        ] {
             assert!(bad.parse::<Spec>().is_err(), "{bad:?} must be refused");
         }
         assert!("qest".parse::<Spec>().unwrap_err().contains("quest[:PAGE]"));
