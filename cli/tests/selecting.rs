@@ -159,3 +159,108 @@ fn a_plot_has_a_line_for_each_selector() {
         assert!(drawn.contains(&format!(">{name}</text>")), "{name}");
     }
 }
+
+#[test]
+fn product_quantization_loses_what_is_known_of_it() {
+    // Error at k = N/5, N/10 and N/32, one set for each query head, by faiss with as many bits; ours is trained on the
+    // middle alone.
+    let known = [
+        ("pq:2x6", 12.0, [0.0549, 0.0918, 0.1588]),
+        ("pq:4x8", 32.0, [0.0421, 0.0735, 0.1327]),
+        ("pq:8x8", 64.0, [0.0385, 0.0682, 0.1262]),
+        ("pq:16x4", 64.0, [0.0444, 0.0789, 0.1444]),
+    ];
+    let names: Vec<&str> = known.iter().map(|k| k.0).collect();
+    let report = evaluated(&format!("--select {} --budget 0.2,0.1,0.03125", names.join(",")));
+    for (selector, bits, errors) in known {
+        for (budget, error) in [0.2, 0.1, 0.03125].into_iter().zip(errors) {
+            let got = number(&report, selector, budget, "per_query_head", "error");
+            assert!((got / error - 1.0).abs() < 0.06, "{selector} {budget}: {got} {error}");
+            let rows = report["rows"].as_array().unwrap();
+            assert_eq!(rows.iter().find(|r| r["selector"] == selector).unwrap()["index_bits"], bits);
+        }
+    }
+}
+
+#[test]
+fn presets_come_in_the_order_of_their_bits_and_the_default_closes_most_of_the_gap() {
+    let report =
+        evaluated("--select exact,paper-longbench,paper-infinitebench,default --budget 0.2,0.1,0.03");
+    for budget in [0.2, 0.1, 0.03] {
+        let error = |selector| number(&report, selector, budget, "shared", "error");
+        let (exact, plain, more, ours) =
+            (error("exact"), error("paper-longbench"), error("paper-infinitebench"), error("default"));
+        assert!(exact < ours && ours < more && more < plain, "{budget}: {exact} {ours} {more} {plain}");
+        assert!(plain - ours > 0.6 * (plain - exact), "{budget}: {exact} {ours} {plain}");
+    }
+}
+
+#[test]
+fn a_second_level_finds_more() {
+    let report = evaluated("--select pq:16x4,pq:16x4+r2,pq:16x4+r4 --budget 0.03");
+    let recall = |selector| number(&report, selector, 0.03, "shared", "recall");
+    assert!(recall("pq:16x4") + 0.1 < recall("pq:16x4+r2"));
+    assert!(recall("pq:16x4+r2") <= recall("pq:16x4+r4"));
+}
+
+#[test]
+fn an_index_follows_a_sliding_window() {
+    // Of 100 tokens that are seen, 68 are always attended; with a budget for the rest nothing is lost.
+    let report = evaluated("--select default,exact --budget 1 --window 100 --layers 16");
+    for selector in ["default", "exact"] {
+        assert!(number(&report, selector, 1.0, "shared", "error_p95") < 1e-5);
+    }
+    // Fewer middle tokens than centroids are no reason to fail.
+    let report = evaluated("--select paper-longbench --budget 0.1 --window 90 --layers 16");
+    assert!(number(&report, "paper-longbench", 0.1, "shared", "mass") > 0.5);
+}
+
+#[test]
+fn decode_steps_are_timed_beside_dense_attention() {
+    let dir = with_sample();
+    let bench = |args: &str| -> Value {
+        let args = format!("bench select kv.safetensors --json --seconds 0.01 {args}");
+        serde_json::from_slice(&run(dir.path(), &args, 0).stdout).unwrap()
+    };
+    let report = bench("--select paper-longbench,pq:16x4 --budget 0.2,0.05 --plot step.svg --layers 1,6");
+    assert_eq!((&report["heads"], &report["group"], &report["head_dim"]), (&6.into(), &3.into(), &64.into()));
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 4);
+    for row in rows {
+        let number = |what: &str| row[what].as_f64().unwrap();
+        assert_eq!(row["context"], 1024);
+        for what in ["tables_us", "scan_us", "attend_us", "step_us", "dense_us"] {
+            assert!(number(what) > 0.0, "{what}: {row}");
+        }
+        assert!(number("choose_us") >= 0.0 && number("spread") >= 0.0);
+        assert!(number("tables_us") + number("attend_us") < 1.5 * number("step_us"), "{row}");
+        let ratio = number("speedup") * number("step_us") / number("dense_us");
+        assert!((ratio - 1.0).abs() < 1e-9);
+    }
+    assert_eq!(rows[3]["k"], 51);
+    assert_eq!(report["indexes"][1]["index_bits"], 64.0);
+    let drawn = std::fs::read_to_string(dir.path().join("step.svg")).unwrap();
+    assert!(drawn.contains(">dense</text>") && drawn.contains(">pq:16x4 0.05</text>"));
+
+    let report = bench("--synthetic 3000 --contexts 3000,200 --layers 6 --select default --budget 0.1");
+    let contexts: Vec<u64> =
+        report["rows"].as_array().unwrap().iter().map(|r| r["context"].as_u64().unwrap()).collect();
+    assert_eq!((contexts, &report["drawn"]), (vec![3000, 200], &true.into()));
+
+    let table = run(dir.path(), "bench select kv.safetensors --layers 6 --seconds 0.01", 0).stdout;
+    let table = String::from_utf8(table).unwrap();
+    assert!(table.contains("1024 tokens: dense") && table.contains("74.4 bits a key"), "{table}");
+}
+
+#[test]
+fn what_cannot_be_timed_is_refused() {
+    let dir = with_sample();
+    let refused = |args: &str| {
+        let output = run(dir.path(), &format!("bench select kv.safetensors {args}"), 2);
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(refused("--select quest").contains("quest:16 has no index"));
+    assert!(refused("--contexts 4096").contains("--synthetic 4096"));
+    assert!(refused("--contexts 60").contains("nothing to choose"));
+    assert!(refused("--layers 2").contains("no layer"));
+}

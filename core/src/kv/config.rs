@@ -2,7 +2,7 @@
 
 use super::KvError;
 use super::drift::DriftParams;
-use crate::pq::PqShape;
+use crate::pq::{Codes, PqShape};
 use crate::select::{GroupRule, RerankError};
 
 /// A number of tokens: so many, or a share.
@@ -94,6 +94,21 @@ pub struct PqConfig {
 }
 
 impl PqConfig {
+    /// Bytes that the index of one KV head takes in memory for each token of the middle. Exact keys and values come on top,
+    /// and once for each head a codebook (twice `4 d 2^nbits` bytes), the matrices of a transform (twice `4 d d`) and, with 2 x 6
+    /// bits, 16 KiB of counts.
+    ///
+    /// | preset | d = 64 | 128 | 256 | in a file, d = 128 |
+    /// |---|---|---|---|---|
+    /// | paper-longbench, skylight | 2 | 2 | 2 | 1.5, filled up to 2 |
+    /// | paper-infinitebench | 4 | 4 | 4 | 4 |
+    /// | default | 28 | 46 | 82 | 43 |
+    #[must_use]
+    pub fn bytes_per_token(&self) -> usize {
+        let record = self.rerank.map_or(0, |r| (self.shape.d() * usize::from(r.bits)).div_ceil(8) + 2);
+        Codes::token_bytes(self.shape) + record
+    }
+
     /// Whether everything is in range.
     ///
     /// # Errors
