@@ -44,7 +44,7 @@ pub enum Verb {
     /// Check every byte of a .tersa file, and its error against the original
     Verify(VerifyArgs),
     /// Measure codecs on your own dump: bits, ratio, error, speed
-    Bench(crate::bench::BenchArgs),
+    Bench(Box<crate::bench::BenchArgs>),
     /// Measure what compression, or attention to chosen tokens only, does to attention outputs
     Eval(crate::eval::EvalArgs),
     /// Print the completion script of a shell

@@ -7,6 +7,7 @@
 //!
 //! The dump holds tensors `k.L<layer>` and `v.L<layer>` `[kv heads][tokens][dim]` and `q.L<layer>`
 //! `[query heads][last tokens][dim]`, all f16; without an argument it is the one in `tests/data`.
+#![allow(clippy::print_stdout, reason = "an example prints")]
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
