@@ -12,11 +12,7 @@ impl Powers for Avx2 {
     fn from_u16(x: &[u16; LANES]) -> Self {
         let (low, high) = x.split_at(8);
         // SAFETY: see above.
-        unsafe {
-            let widen =
-                |x: &[u16]| _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast())));
-            Self(widen(low), widen(high))
-        }
+        unsafe { Self(widen(low.as_ptr()), widen(high.as_ptr())) }
     }
 
     #[inline(always)]
@@ -27,14 +23,26 @@ impl Powers for Avx2 {
 
     #[inline(always)]
     fn raise(self, power: Self) -> Self {
-        // SAFETY: see above.
-        unsafe {
-            let raise = |x, p| {
-                let p = _mm256_slli_epi32::<23>(_mm256_castps_si256(p));
-                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), p))
-            };
-            Self(raise(self.0, power.0), raise(self.1, power.1))
-        }
+        Self(raise(self.0, power.0), raise(self.1, power.1))
+    }
+}
+
+/// Eight words.
+///
+/// # Safety
+/// As for the implementation above; eight words can be read.
+#[inline(always)]
+unsafe fn widen(x: *const u16) -> __m256 {
+    // SAFETY: see above.
+    unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm_loadu_si128(x.cast()))) }
+}
+
+#[inline(always)]
+fn raise(x: __m256, power: __m256) -> __m256 {
+    // SAFETY: as for the implementation above.
+    unsafe {
+        let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(power));
+        _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), power))
     }
 }
 

@@ -43,12 +43,12 @@ trait Powers: Lanes {
         let y = self.max(Self::splat(LEAST));
         let r = y.add(Self::splat(MAGIC));
         let f = y.sub(r.sub(Self::splat(MAGIC)));
-        let [c0, c1, c2, c3, c4, c5] = POLYNOMIAL.map(Self::splat);
-        let p = c5.mul(f).add(c4);
-        let p = p.mul(f).add(c3);
-        let p = p.mul(f).add(c2);
-        let p = p.mul(f).add(c1);
-        let p = p.mul(f).add(c0);
+        let [c0, c1, c2, c3, c4, c5] = POLYNOMIAL;
+        let p = Self::splat(c5).mul(f).add(Self::splat(c4));
+        let p = p.mul(f).add(Self::splat(c3));
+        let p = p.mul(f).add(Self::splat(c2));
+        let p = p.mul(f).add(Self::splat(c1));
+        let p = p.mul(f).add(Self::splat(c0));
         p.raise(r)
     }
 }
@@ -230,31 +230,54 @@ fn sum_of<S: Fetch, V: Powers>(scores: &[S], head: Head) -> f64 {
     total
 }
 
+/// Sixteen elements at a time, a shorter last piece filled up.
 #[inline(always)]
 fn add_to<S: Fetch, V: Powers>(scores: &[S], head: Head, how: How, out: &mut [f32]) {
-    let weight = V::splat(head.weight);
+    let (vectors, tail) = scores.as_chunks::<LANES>();
+    let (outs, out_tail) = out.as_chunks_mut::<LANES>();
+    // A loop for each, which the compiler would not always make of a choice within one.
     match how {
-        How::Set => each(scores, out, |x, _| power::<S, V>(x, head).mul(weight)),
-        How::Add => each(scores, out, |x, out| V::load(out).add(power::<S, V>(x, head).mul(weight))),
-        How::Max => each(scores, out, |x, out| power::<S, V>(x, head).mul(weight).max(V::load(out))),
-        How::SetScore => each(scores, out, |x, _| S::fetch::<V>(x).mul(V::splat(head.exponent))),
-        How::AddScore => {
-            each(scores, out, |x, out| V::load(out).add(S::fetch::<V>(x).mul(V::splat(head.exponent))))
+        How::Set => add_vectors::<S, V, SET>(vectors, head, outs),
+        How::Add => add_vectors::<S, V, ADD>(vectors, head, outs),
+        How::Max => add_vectors::<S, V, MAX>(vectors, head, outs),
+        How::SetScore => add_vectors::<S, V, SET_SCORE>(vectors, head, outs),
+        How::AddScore => add_vectors::<S, V, ADD_SCORE>(vectors, head, outs),
+    }
+    if !tail.is_empty() {
+        let mut lanes = [padded(out_tail)];
+        let vectors = [padded(tail)];
+        match how {
+            How::Set => add_vectors::<S, V, SET>(&vectors, head, &mut lanes),
+            How::Add => add_vectors::<S, V, ADD>(&vectors, head, &mut lanes),
+            How::Max => add_vectors::<S, V, MAX>(&vectors, head, &mut lanes),
+            How::SetScore => add_vectors::<S, V, SET_SCORE>(&vectors, head, &mut lanes),
+            How::AddScore => add_vectors::<S, V, ADD_SCORE>(&vectors, head, &mut lanes),
         }
+        out_tail.copy_from_slice(&lanes[0][..tail.len()]);
     }
 }
 
-/// Sixteen elements at a time, a shorter last piece filled up.
+const SET: u8 = How::Set as u8;
+const ADD: u8 = How::Add as u8;
+const MAX: u8 = How::Max as u8;
+const SET_SCORE: u8 = How::SetScore as u8;
+const ADD_SCORE: u8 = How::AddScore as u8;
+
 #[inline(always)]
-fn each<S: Fetch, V: Powers>(scores: &[S], out: &mut [f32], new: impl Fn(&[S; LANES], &[f32; LANES]) -> V) {
-    let (vectors, tail) = scores.as_chunks::<LANES>();
-    let (outs, out_tail) = out.as_chunks_mut::<LANES>();
-    for (x, out) in vectors.iter().zip(outs) {
-        new(x, out).store(out);
-    }
-    if !tail.is_empty() {
-        let mut lanes = padded(out_tail);
-        new(&padded(tail), &lanes).store(&mut lanes);
-        out_tail.copy_from_slice(&lanes[..tail.len()]);
+fn add_vectors<S: Fetch, V: Powers, const HOW: u8>(
+    scores: &[[S; LANES]],
+    head: Head,
+    out: &mut [[f32; LANES]],
+) {
+    let weight = V::splat(head.weight);
+    for (x, out) in scores.iter().zip(out) {
+        let new = match HOW {
+            SET => power::<S, V>(x, head).mul(weight),
+            ADD => V::load(out).add(power::<S, V>(x, head).mul(weight)),
+            MAX => power::<S, V>(x, head).mul(weight).max(V::load(out)),
+            SET_SCORE => S::fetch::<V>(x).mul(V::splat(head.exponent)),
+            _ => V::load(out).add(S::fetch::<V>(x).mul(V::splat(head.exponent))),
+        };
+        new.store(out);
     }
 }

@@ -40,61 +40,59 @@ fn indices(mask: u64, first: u32, out: &mut [u32; BLOCK]) {
     }
 }
 
-/// The mask of four vectors of comparisons, each word all ones or zero.
+/// All ones for each of sixteen words that equals `t`, or is at least `t`.
 #[inline(always)]
-fn mask_u16(x: &[u16; BLOCK], compare: impl Fn(__m256i) -> __m256i) -> u64 {
-    let mut halves = [0; 2];
-    for (half, x) in halves.iter_mut().zip(x.as_chunks::<32>().0) {
-        // SAFETY: kernels run after detection saw AVX2; the array holds two vectors.
-        unsafe {
-            let low = compare(_mm256_loadu_si256(x[..16].as_ptr().cast()));
-            let high = compare(_mm256_loadu_si256(x[16..].as_ptr().cast()));
-            // Packing interleaves the 128-bit halves; the permutation puts them back.
-            let bytes = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(low, high));
-            *half = _mm256_movemask_epi8(bytes).cast_unsigned();
-        }
+fn compare<const AT_LEAST: bool>(x: &[u16; 16], t: __m256i) -> __m256i {
+    // SAFETY: kernels run after detection saw AVX2; the array is one vector long.
+    unsafe {
+        let x = _mm256_loadu_si256(x.as_ptr().cast());
+        _mm256_cmpeq_epi16(if AT_LEAST { _mm256_max_epu16(x, t) } else { t }, x)
     }
-    u64::from(halves[1]) << 32 | u64::from(halves[0])
+}
+
+/// The mask of four vectors of comparisons.
+#[inline(always)]
+fn mask_u16<const AT_LEAST: bool>(x: &[u16; BLOCK], t: u16) -> u64 {
+    let [a, b, c, d] = x.as_chunks::<16>().0 else { unreachable!("four times 16 are 64") };
+    // SAFETY: kernels run after detection saw AVX2.
+    unsafe {
+        let t = _mm256_set1_epi16(t.cast_signed());
+        let low = movemask(compare::<AT_LEAST>(a, t), compare::<AT_LEAST>(b, t));
+        let high = movemask(compare::<AT_LEAST>(c, t), compare::<AT_LEAST>(d, t));
+        u64::from(high) << 32 | u64::from(low)
+    }
+}
+
+/// A bit for each word.
+#[inline(always)]
+fn movemask(low: __m256i, high: __m256i) -> u32 {
+    // SAFETY: kernels run after detection saw AVX2.
+    unsafe {
+        // Packing interleaves the 128-bit halves; the permutation puts them back.
+        let bytes = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(low, high));
+        _mm256_movemask_epi8(bytes).cast_unsigned()
+    }
 }
 
 impl Block<u16> for Avx2 {
     #[inline(always)]
     fn above(x: &[u16; BLOCK], t: u16) -> u64 {
-        !Self::at_most(x, t)
+        if t == u16::MAX { 0 } else { mask_u16::<true>(x, t + 1) }
     }
 
     #[inline(always)]
     fn equal(x: &[u16; BLOCK], t: u16) -> u64 {
-        // SAFETY: kernels run after detection saw AVX2.
-        unsafe {
-            let t = _mm256_set1_epi16(t.cast_signed());
-            mask_u16(x, |x| _mm256_cmpeq_epi16(x, t))
-        }
+        mask_u16::<false>(x, t)
     }
 
     #[inline(always)]
     fn at_least(x: &[u16; BLOCK], t: u16) -> u64 {
-        // SAFETY: kernels run after detection saw AVX2.
-        unsafe {
-            let t = _mm256_set1_epi16(t.cast_signed());
-            mask_u16(x, |x| _mm256_cmpeq_epi16(_mm256_max_epu16(x, t), x))
-        }
+        mask_u16::<true>(x, t)
     }
 
     #[inline(always)]
     fn indices(mask: u64, first: u32, out: &mut [u32; BLOCK]) {
         indices(mask, first, out);
-    }
-}
-
-impl Avx2 {
-    #[inline(always)]
-    fn at_most(x: &[u16; BLOCK], t: u16) -> u64 {
-        // SAFETY: kernels run after detection saw AVX2.
-        unsafe {
-            let t = _mm256_set1_epi16(t.cast_signed());
-            mask_u16(x, |x| _mm256_cmpeq_epi16(_mm256_min_epu16(x, t), x))
-        }
     }
 }
 
@@ -165,5 +163,23 @@ pub(super) fn emit_f32(scores: &[f32], cut: &mut Cut<f32>, first: u32, out: &mut
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
 pub(super) fn mass_above(weights: &[f32], t: f32, unit: f32) -> Mass {
-    scalar::mass_above(weights, t, unit)
+    let (vectors, tail) = weights.as_chunks::<8>();
+    let (least, units) = (_mm256_set1_ps(t), _mm256_set1_ps(unit));
+    let low_half = _mm256_set1_epi64x(0xffff_ffff);
+    let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+    let Mass { mut count, mut mass } = scalar::mass_above(tail, t, unit);
+    for x in vectors {
+        // SAFETY: the array is one vector long.
+        let w = unsafe { _mm256_loadu_ps(x.as_ptr()) };
+        let above = _mm256_cmp_ps::<_CMP_GT_OQ>(w, least);
+        let now = _mm256_cvttps_epi32(_mm256_and_ps(above, _mm256_mul_ps(w, units)));
+        low = _mm256_add_epi64(low, _mm256_and_si256(now, low_half));
+        high = _mm256_add_epi64(high, _mm256_srli_epi64::<32>(now));
+        count += _mm256_movemask_ps(above).count_ones() as usize;
+    }
+    let mut sums = [0_u64; 4];
+    // SAFETY: the array is one vector long.
+    unsafe { _mm256_storeu_si256(sums.as_mut_ptr().cast(), _mm256_add_epi64(low, high)) };
+    mass += sums.iter().sum::<u64>();
+    Mass { count, mass }
 }

@@ -1,6 +1,6 @@
 //! AVX-512: compares into mask registers, compresses within registers.
 
-use super::{BLOCK, Block, Cut, Found, Mass, collect_blocks, count_blocks, emit_blocks, scalar};
+use super::{BLOCK, Block, Cut, Found, Mass, collect_blocks, count_blocks, emit_blocks};
 use core::arch::x86_64::*;
 
 struct Avx512;
@@ -23,25 +23,31 @@ fn indices(mask: u64, first: u32, out: &mut [u32; BLOCK]) {
     unsafe {
         let at = _mm512_maskz_compress_epi8(mask, _mm512_loadu_si512(IOTA.as_ptr().cast()));
         let first = _mm512_set1_epi32(first.cast_signed());
-        let widen = |at| _mm512_add_epi32(_mm512_cvtepu8_epi32(at), first);
         let p: *mut u32 = out.as_mut_ptr();
-        _mm512_storeu_si512(p.cast(), widen(_mm512_castsi512_si128(at)));
-        _mm512_storeu_si512(p.add(16).cast(), widen(_mm512_extracti32x4_epi32::<1>(at)));
+        _mm512_storeu_si512(p.cast(), widen(_mm512_castsi512_si128(at), first));
+        _mm512_storeu_si512(p.add(16).cast(), widen(_mm512_extracti32x4_epi32::<1>(at), first));
         if mask.count_ones() > 32 {
-            _mm512_storeu_si512(p.add(32).cast(), widen(_mm512_extracti32x4_epi32::<2>(at)));
-            _mm512_storeu_si512(p.add(48).cast(), widen(_mm512_extracti32x4_epi32::<3>(at)));
+            _mm512_storeu_si512(p.add(32).cast(), widen(_mm512_extracti32x4_epi32::<2>(at), first));
+            _mm512_storeu_si512(p.add(48).cast(), widen(_mm512_extracti32x4_epi32::<3>(at), first));
         }
     }
 }
 
+#[inline(always)]
+fn widen(at: __m128i, first: __m512i) -> __m512i {
+    // SAFETY: kernels run after detection saw AVX-512.
+    unsafe { _mm512_add_epi32(_mm512_cvtepu8_epi32(at), first) }
+}
+
 /// The mask of two comparisons of 32 words.
 #[inline(always)]
-fn mask_u16(x: &[u16; BLOCK], compare: impl Fn(__m512i) -> __mmask32) -> u64 {
+fn mask_u16<const OP: i32>(x: &[u16; BLOCK], t: u16) -> u64 {
     let (low, high) = x.split_at(32);
     // SAFETY: kernels run after detection saw AVX-512; each half is one vector long.
     unsafe {
-        let low = compare(_mm512_loadu_si512(low.as_ptr().cast()));
-        let high = compare(_mm512_loadu_si512(high.as_ptr().cast()));
+        let t = _mm512_set1_epi16(t.cast_signed());
+        let low = _mm512_cmp_epu16_mask::<OP>(_mm512_loadu_si512(low.as_ptr().cast()), t);
+        let high = _mm512_cmp_epu16_mask::<OP>(_mm512_loadu_si512(high.as_ptr().cast()), t);
         u64::from(high) << 32 | u64::from(low)
     }
 }
@@ -49,29 +55,17 @@ fn mask_u16(x: &[u16; BLOCK], compare: impl Fn(__m512i) -> __mmask32) -> u64 {
 impl Block<u16> for Avx512 {
     #[inline(always)]
     fn above(x: &[u16; BLOCK], t: u16) -> u64 {
-        // SAFETY: kernels run after detection saw AVX-512.
-        unsafe {
-            let t = _mm512_set1_epi16(t.cast_signed());
-            mask_u16(x, |x| _mm512_cmpgt_epu16_mask(x, t))
-        }
+        mask_u16::<_MM_CMPINT_NLE>(x, t)
     }
 
     #[inline(always)]
     fn equal(x: &[u16; BLOCK], t: u16) -> u64 {
-        // SAFETY: kernels run after detection saw AVX-512.
-        unsafe {
-            let t = _mm512_set1_epi16(t.cast_signed());
-            mask_u16(x, |x| _mm512_cmpeq_epu16_mask(x, t))
-        }
+        mask_u16::<_MM_CMPINT_EQ>(x, t)
     }
 
     #[inline(always)]
     fn at_least(x: &[u16; BLOCK], t: u16) -> u64 {
-        // SAFETY: kernels run after detection saw AVX-512.
-        unsafe {
-            let t = _mm512_set1_epi16(t.cast_signed());
-            mask_u16(x, |x| _mm512_cmpge_epu16_mask(x, t))
-        }
+        mask_u16::<_MM_CMPINT_NLT>(x, t)
     }
 
     #[inline(always)]
@@ -175,5 +169,20 @@ pub(super) fn emit_f32(scores: &[f32], cut: &mut Cut<f32>, first: u32, out: &mut
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi1,bmi2,popcnt")]
 pub(super) fn mass_above(weights: &[f32], t: f32, unit: f32) -> Mass {
-    scalar::mass_above(weights, t, unit)
+    let (t, unit) = (_mm512_set1_ps(t), _mm512_set1_ps(unit));
+    let low_half = _mm512_set1_epi64(0xffff_ffff);
+    let (mut low, mut high) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    let mut count = 0;
+    for weights in weights.chunks(16) {
+        let real = !0 >> (16 - weights.len());
+        // SAFETY: lanes past the slice's end are masked and so not read.
+        let w = unsafe { _mm512_maskz_loadu_ps(real, weights.as_ptr()) };
+        let above = _mm512_mask_cmp_ps_mask::<_CMP_GT_OQ>(real, w, t);
+        let units = _mm512_maskz_cvttps_epi32(above, _mm512_mul_ps(w, unit));
+        low = _mm512_add_epi64(low, _mm512_and_si512(units, low_half));
+        high = _mm512_add_epi64(high, _mm512_srli_epi64::<32>(units));
+        count += above.count_ones() as usize;
+    }
+    let mass = _mm512_reduce_add_epi64(_mm512_add_epi64(low, high)).cast_unsigned();
+    Mass { count, mass }
 }

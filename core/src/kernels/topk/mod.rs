@@ -269,18 +269,13 @@ trait Block<T: Score> {
     }
 }
 
-/// Whole blocks, and a last one filled up with anything; each with the mask of its real scores.
+/// The scores of a last, shorter piece, filled up with anything, and the mask of the real ones. (No closures from here on:
+/// they would be compiled without the kernel's features.)
 #[inline(always)]
-fn for_blocks<T: Score>(scores: &[T], mut each: impl FnMut(&[T; BLOCK], u64)) {
-    let (blocks, tail) = scores.as_chunks::<BLOCK>();
-    for block in blocks {
-        each(block, !0);
-    }
-    if !tail.is_empty() {
-        let mut block = [T::zeroed(); BLOCK];
-        block[..tail.len()].copy_from_slice(tail);
-        each(&block, (1 << tail.len()) - 1);
-    }
+fn fill_up<T: Score>(tail: &[T]) -> ([T; BLOCK], u64) {
+    let mut block = [T::zeroed(); BLOCK];
+    block[..tail.len()].copy_from_slice(tail);
+    (block, (1 << tail.len()) - 1)
 }
 
 #[inline(always)]
@@ -290,59 +285,94 @@ fn count_blocks<T: Score, B: Block<T>>(scores: &[T], t: T) -> usize {
     for block in blocks {
         count += B::count_above(block, t);
     }
-    count + tail.iter().filter(|&&x| x > t).count()
+    if !tail.is_empty() {
+        let (block, real) = fill_up(tail);
+        count += (B::above(&block, t) & real).count_ones() as usize;
+    }
+    count
 }
 
 #[inline(always)]
-fn collect_blocks<T: Score, B: Block<T>>(
-    scores: &[T],
-    [low, high]: [T; 2],
-    found: &mut Found,
-    out: &mut [T],
-) {
+fn collect_blocks<T: Score, B: Block<T>>(scores: &[T], range: [T; 2], found: &mut Found, out: &mut [T]) {
+    let (blocks, tail) = scores.as_chunks::<BLOCK>();
     let mut now = *found;
-    for_blocks(scores, |block, real| {
-        let above = B::above(block, high) & real;
-        let inside = B::at_least(block, low) & real & !above;
-        let count = inside.count_ones() as usize;
-        now.above += above.count_ones() as usize;
-        now.inside += count;
-        if inside != 0
-            && let Some(out) = out.get_mut(now.stored..).and_then(|out| out.first_chunk_mut())
-        {
-            B::pack(block, inside, out);
-            now.stored += count;
-        }
-    });
+    for block in blocks {
+        collect_block::<T, B>(block, !0, range, &mut now, out);
+    }
+    if !tail.is_empty() {
+        let (block, real) = fill_up(tail);
+        collect_block::<T, B>(&block, real, range, &mut now, out);
+    }
     *found = now;
 }
 
 #[inline(always)]
+fn collect_block<T: Score, B: Block<T>>(
+    block: &[T; BLOCK],
+    real: u64,
+    [low, high]: [T; 2],
+    found: &mut Found,
+    out: &mut [T],
+) {
+    let above = B::above(block, high) & real;
+    let inside = B::at_least(block, low) & real & !above;
+    let count = inside.count_ones() as usize;
+    found.above += above.count_ones() as usize;
+    found.inside += count;
+    if inside != 0
+        && out.len() - found.stored >= BLOCK
+        && let Some(out) = out[found.stored..].first_chunk_mut()
+    {
+        B::pack(block, inside, out);
+        found.stored += count;
+    }
+}
+
+#[inline(always)]
 fn emit_blocks<T: Score, B: Block<T>>(scores: &[T], cut: &mut Cut<T>, first: u32, out: &mut [u32]) -> usize {
-    let Cut { value, mut ties } = *cut;
-    let (mut len, mut at) = (0, first);
-    for_blocks(scores, |block, real| {
-        let mut mask = B::above(block, value) & real;
-        if ties > 0 {
-            mask |= lowest(B::equal(block, value) & real, &mut ties);
-        }
-        if mask != 0 {
-            if let Some(out) = out.get_mut(len..).and_then(|out| out.first_chunk_mut()) {
-                B::indices(mask, at, out);
-                len += mask.count_ones() as usize;
-            } else {
-                // The last few, which end where `out` does.
-                while mask != 0 {
-                    out[len] = at + mask.trailing_zeros();
-                    len += 1;
-                    mask &= mask - 1;
-                }
-            }
-        }
+    let (blocks, tail) = scores.as_chunks::<BLOCK>();
+    let (mut len, mut at, mut now) = (0, first, *cut);
+    for block in blocks {
+        emit_block::<T, B>(block, !0, &mut now, at, out, &mut len);
         at = at.wrapping_add(64);
-    });
-    cut.ties = ties;
+    }
+    if !tail.is_empty() {
+        let (block, real) = fill_up(tail);
+        emit_block::<T, B>(&block, real, &mut now, at, out, &mut len);
+    }
+    *cut = now;
     len
+}
+
+#[inline(always)]
+fn emit_block<T: Score, B: Block<T>>(
+    block: &[T; BLOCK],
+    real: u64,
+    cut: &mut Cut<T>,
+    first: u32,
+    out: &mut [u32],
+    len: &mut usize,
+) {
+    let mut mask = B::above(block, cut.value) & real;
+    if cut.ties > 0 {
+        mask |= lowest(B::equal(block, cut.value) & real, &mut cut.ties);
+    }
+    if mask == 0 {
+        return;
+    }
+    if out.len() - *len >= BLOCK
+        && let Some(out) = out[*len..].first_chunk_mut()
+    {
+        B::indices(mask, first, out);
+        *len += mask.count_ones() as usize;
+    } else {
+        // The last few, which end where `out` does.
+        while mask != 0 {
+            out[*len] = first + mask.trailing_zeros();
+            *len += 1;
+            mask &= mask - 1;
+        }
+    }
 }
 
 /// The lowest `ties` bits that are set, of which `ties` then owes so many less.
