@@ -14,6 +14,7 @@
 
 pub mod block_cache;
 pub mod cache;
+mod coded;
 pub mod config;
 pub mod drift;
 mod error;
@@ -22,6 +23,7 @@ pub mod ring;
 pub mod store;
 
 pub use cache::{HeadCache, HeadScratch, LayerShape, PqCache};
+pub use coded::{CodedScratch, coded_top_k};
 pub use config::{Extent, PqConfig, Preset};
 pub use error::KvError;
 pub use index::PqIndex;

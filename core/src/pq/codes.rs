@@ -245,8 +245,27 @@ impl Codes {
         self.cells.as_deref()
     }
 
+    /// Counts the tokens of a range in each pair of codes, from the counts of all or one by one, whichever is less work.
+    pub(crate) fn cells_of(&self, tokens: Range<usize>, counts: &mut [u32]) -> Result<(), PqError> {
+        self.check_tokens(&tokens)?;
+        let all = self.cells().ok_or(PqError::OtherShape {
+            expected: PqShape { m: 2, nbits: 6, ..self.shape },
+            got: self.shape,
+        })?;
+        if tokens.len() < self.len / 2 {
+            counts.fill(0);
+            self.pieces(tokens).for_each(|piece| for_each_cell(&piece, |cell| counts[cell] += 1));
+            return Ok(());
+        }
+        counts.copy_from_slice(all);
+        for outside in [0..tokens.start, tokens.end..self.len] {
+            self.pieces(outside).for_each(|piece| for_each_cell(&piece, |cell| counts[cell] -= 1));
+        }
+        Ok(())
+    }
+
     /// The tokens, block by block.
-    pub(super) fn pieces(&self, tokens: Range<usize>) -> impl Iterator<Item = Piece<'_>> + Clone {
+    pub(crate) fn pieces(&self, tokens: Range<usize>) -> impl Iterator<Item = Piece<'_>> + Clone {
         let blocks = tokens.start / BLOCK..tokens.end.div_ceil(BLOCK);
         blocks.map(move |b| {
             let start = tokens.start.saturating_sub(b * BLOCK);

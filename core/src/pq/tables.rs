@@ -186,11 +186,11 @@ impl QueryTables {
         &self.lut[head * len..][..len]
     }
 
-    pub(super) const fn level(&self) -> Level {
+    pub(crate) const fn level(&self) -> Level {
         self.level
     }
 
-    pub(super) fn tables(&self) -> Tables<'_> {
+    pub(crate) fn tables(&self) -> Tables<'_> {
         Tables { layout: self.shape.layout(), bytes: bytemuck::cast_slice(&self.tables) }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::topk::{TopKScratch, top_k_f32, top_k_u16};
 use crate::cpu::{self, Level};
-use crate::kernels::softmax::{Head, How, Scores, add, greatest, sum};
+use crate::kernels::softmax::{Head, How, Scores, add, greatest, sum, sum_counted};
 use core::f32::consts::LOG2_E;
 
 /// How the query heads of a group agree on one set of tokens. With `s` a head's score of a token, `c` the head's scale and
@@ -29,7 +29,7 @@ const TOKENS: usize = 2048;
 /// score: the score's own scale over the root of `head_dim`. Whatever is added to all scores of a head (a bias) changes
 /// no rule's order, so it is not asked for.
 ///
-/// The powers' relative error is below 2.6e-7, that of a head's denominator below 8e-6; a token whose score is more than 126 ln 2 below
+/// The powers' relative error is below 2.6e-7, that of a head's denominator below 2.6e-7 + n / 2^31; a token whose score is more than 126 ln 2 below
 /// the head's best in the exponent counts as if it were exactly that far below. Cost: two powers for each score (none for
 /// [`GroupRule::LogitSum`]), over three passes of each head's scores. The same bits at every level.
 ///
@@ -89,8 +89,25 @@ pub fn group_top_k_f32(
     top_k_f32(weights, k, out, scratch)
 }
 
+/// As [`combine`] of scores that occur `counts` times, `[group][n]` and `[n]`, with spare memory `[n]`: `out` is what [`combine`] gives each of the
+/// tokens with these scores, to the bit. Scores that do not occur are not above the greatest that does.
+pub(crate) fn combine_counted(
+    level: Level,
+    rule: GroupRule,
+    scores: &[u16],
+    counts: &[u32],
+    scales: &[f32],
+    out: &mut [f32],
+    spare: &mut [f32],
+) {
+    combine_with(level, rule, scores, scales, out, |head, scores| {
+        add(level, scores, head, How::Set, spare);
+        sum_counted(level, spare, counts)
+    });
+}
+
 /// One head, whose scores rise as their powers do. (A scale of 0 makes all tokens equal.)
-fn is_monotone(scales: &[f32]) -> bool {
+pub(crate) fn is_monotone(scales: &[f32]) -> bool {
     matches!(scales, [scale] if *scale > 0.0)
 }
 
@@ -100,6 +117,18 @@ pub(super) fn combine_at<S: Scores>(
     scores: &[S],
     scales: &[f32],
     out: &mut [f32],
+) {
+    combine_with(level, rule, scores, scales, out, |head, scores| sum(level, scores, head));
+}
+
+/// `sum` gives a head's denominator.
+fn combine_with<S: Scores>(
+    level: Level,
+    rule: GroupRule,
+    scores: &[S],
+    scales: &[f32],
+    out: &mut [f32],
+    mut sum: impl FnMut(Head, &[S]) -> f64,
 ) {
     let n = out.len();
     assert!(!scales.is_empty(), "a group has at least one head");
@@ -121,7 +150,7 @@ pub(super) fn combine_at<S: Scores>(
             } else {
                 head.greatest = greatest(level, scores);
                 head.exponent = scale * LOG2_E;
-                head.weight = inverse(sum(level, scores, *head));
+                head.weight = inverse(sum(*head, scores));
             }
         }
         for (b, out) in out.chunks_mut(TOKENS).enumerate() {

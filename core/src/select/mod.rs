@@ -43,6 +43,9 @@ mod rerank;
 mod tests;
 mod topk;
 
+#[cfg(feature = "alloc")]
+pub(crate) use group::{combine_counted, is_monotone};
+
 pub use block::{BlockRule, block_scores};
 pub use budget::{head_budgets, share_out};
 pub use group::{GroupRule, combine, combine_f32, group_top_k_f32, group_top_k_u16};

@@ -177,3 +177,13 @@ fn sums4(layout: Layout, table: &[u8], block: &[u8], at: usize) -> [__m256i; 2] 
     let order = |x| _mm256_permute4x64_epi64::<0b11_01_10_00>(x);
     [order(a), order(b)]
 }
+
+#[target_feature(enable = "avx2")]
+pub(super) fn cell_scores(entries: &[u16; 128], counts: &[u32], out: &mut [u16]) {
+    scalar::cell_scores(entries, counts, out);
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn count_above(keys: &[u32], counts: &[u32], t: u32) -> u32 {
+    scalar::count_above(keys, counts, t)
+}

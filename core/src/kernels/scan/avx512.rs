@@ -1,6 +1,8 @@
 //! AVX-512 kernels; see [`super`] for the plan.
 
+use super::cells::{CellSet, streams};
 use super::{BLOCK, Layout, Piece, Split, Tables, scalar};
+use crate::kernels::topk::{avx512_indices as indices, lowest};
 use core::arch::x86_64::*;
 use core::ops::Range;
 
@@ -365,4 +367,162 @@ fn sums4<const T: usize, const H: usize>(
         }
     }
     out
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni,avx2")]
+pub(super) fn cell_scores(entries: &[u16; 128], counts: &[u32], out: &mut [u16]) {
+    scalar::cell_scores(entries, counts, out);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni,avx2")]
+pub(super) fn count_above(keys: &[u32], counts: &[u32], t: u32) -> u32 {
+    scalar::count_above(keys, counts, t)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_u32(x: &[u32; 16]) -> __m512i {
+    // SAFETY: `x` is one vector long.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni,avx2,popcnt")]
+pub(super) fn keep(keys: &[u32], counts: &[u32], [low, high]: [u32; 2], out: [&mut [u32]; 2]) -> usize {
+    let bounds = [low, high].map(|x| _mm512_set1_epi32(x.cast_signed()));
+    let (whole, keys_rest) = keys.as_chunks::<16>();
+    let (whole_counts, counts_rest) = counts.as_chunks::<16>();
+    let [keys_out, counts_out] = out;
+    let mut n = 0;
+    for (keys, counts) in whole.iter().zip(whole_counts) {
+        let (keys, counts) = (load_u32(keys), load_u32(counts));
+        let mask = _mm512_cmpge_epu32_mask(keys, bounds[0]) & _mm512_cmple_epu32_mask(keys, bounds[1]);
+        let (keys_out, counts_out) = (&mut keys_out[n..n + 16], &mut counts_out[n..n + 16]);
+        // SAFETY: 16 elements each.
+        unsafe {
+            _mm512_storeu_si512(keys_out.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(mask, keys));
+            _mm512_storeu_si512(counts_out.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(mask, counts));
+        }
+        n += mask.count_ones() as usize;
+    }
+    n + scalar::keep(keys_rest, counts_rest, [low, high], [&mut keys_out[n..], &mut counts_out[n..]])
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni,avx2")]
+pub(super) fn sets(keys: &[u32], t: u32, above: &mut CellSet, at_least: &mut CellSet) {
+    let t = _mm512_set1_epi32(t.cast_signed());
+    for (row, keys) in keys.as_chunks::<64>().0.iter().enumerate() {
+        (above.0[row], at_least.0[row]) = (0, 0);
+        for (part, keys) in keys.as_chunks::<16>().0.iter().enumerate() {
+            let keys = load_u32(keys);
+            above.0[row] |= u64::from(_mm512_cmpgt_epu32_mask(keys, t)) << (16 * part);
+            at_least.0[row] |= u64::from(_mm512_cmpge_epu32_mask(keys, t)) << (16 * part);
+        }
+    }
+}
+
+/// Which of 64 tokens are in a set.
+struct Members {
+    set: [__m512i; 8],
+}
+
+/// What all look-ups in sets share: the place of a row's bytes within 128, a column's byte, and its bit.
+struct Places {
+    row: __m512i,
+    byte: __m512i,
+    bit: __m512i,
+}
+
+impl Places {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new() -> Self {
+        let table = |f: fn(u8) -> u8| {
+            let mut bytes = [0; LANES];
+            for (c, byte) in (0..).zip(&mut bytes) {
+                *byte = f(c);
+            }
+            load(&bytes)
+        };
+        Self { row: table(|c| (c & 15) << 3), byte: table(|c| c >> 3), bit: table(|c| 1 << (c & 7)) }
+    }
+}
+
+impl Members {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new(set: &CellSet) -> Self {
+        let mut out = [_mm512_setzero_si512(); 8];
+        for (out, bytes) in out.iter_mut().zip(set.bytes().as_chunks().0) {
+            *out = load(bytes);
+        }
+        Self { set: out }
+    }
+
+    /// The mask of the tokens with these codes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+    fn of(&self, places: &Places, rows: __m512i, columns: __m512i) -> u64 {
+        let at = _mm512_or_si512(
+            _mm512_permutexvar_epi8(rows, places.row),
+            _mm512_permutexvar_epi8(columns, places.byte),
+        );
+        let quarters = [
+            _mm512_permutex2var_epi8(self.set[0], at, self.set[1]),
+            _mm512_permutex2var_epi8(self.set[2], at, self.set[3]),
+            _mm512_permutex2var_epi8(self.set[4], at, self.set[5]),
+            _mm512_permutex2var_epi8(self.set[6], at, self.set[7]),
+        ];
+        let odd = _mm512_test_epi8_mask(rows, _mm512_set1_epi8(16));
+        let upper = _mm512_test_epi8_mask(rows, _mm512_set1_epi8(32));
+        let low = _mm512_mask_blend_epi8(odd, quarters[0], quarters[1]);
+        let high = _mm512_mask_blend_epi8(odd, quarters[2], quarters[3]);
+        let bytes = _mm512_mask_blend_epi8(upper, low, high);
+        _mm512_test_epi8_mask(bytes, _mm512_permutexvar_epi8(columns, places.bit))
+    }
+}
+
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni,avx2,bmi1,bmi2,popcnt"
+)]
+pub(super) fn emit_cells<'a>(
+    pieces: impl Iterator<Item = Piece<'a>>,
+    above: &CellSet,
+    at_least: &CellSet,
+    mut ties: usize,
+    out: &mut [u32],
+) -> usize {
+    let places = Places::new();
+    let (above, at_least) = (Members::new(above), Members::new(at_least));
+    let (mut n, mut first) = (0, 0_u32);
+    for piece in pieces {
+        let [rows, columns] = streams(&piece);
+        let len = rows.len();
+        for at in (0..len).step_by(LANES) {
+            let left = len - at;
+            let (rows, columns) = (codes(rows, at, left), codes(columns, at, left));
+            let mut mask = above.of(&places, rows, columns);
+            if ties > 0 {
+                let equal = at_least.of(&places, rows, columns) & !mask & mask64(left);
+                mask |= lowest(equal, &mut ties);
+            }
+            mask &= mask64(left);
+            if mask != 0 {
+                if let Some(out) = out.get_mut(n..).and_then(|out| out.first_chunk_mut()) {
+                    indices(mask, first, out);
+                    n += mask.count_ones() as usize;
+                } else {
+                    while mask != 0 {
+                        out[n] = first + mask.trailing_zeros();
+                        n += 1;
+                        mask &= mask - 1;
+                    }
+                }
+            }
+            #[allow(clippy::cast_possible_truncation, reason = "at most 64")]
+            {
+                first += left.min(LANES) as u32;
+            }
+        }
+    }
+    n
 }

@@ -1,5 +1,6 @@
 //! Portable kernels.
 
+use super::cells::{CellSet, streams};
 use super::{BLOCK, Layout, Piece, Split, Tables};
 
 /// Tokens whose sums are held at once.
@@ -128,6 +129,77 @@ fn scan_nibbles(layout: Layout, table: &[u8], piece: &Piece<'_>, scores: &mut [u
         }
         scores.copy_from_slice(&sums[..scores.len()]);
     }
+}
+
+#[inline(always)]
+pub(super) fn cell_scores(entries: &[u16; 128], counts: &[u32], out: &mut [u16]) {
+    let (rows, columns) = entries.split_at(64);
+    let cells = counts.as_chunks::<64>().0.iter().zip(out.as_chunks_mut::<64>().0);
+    for (&row, (counts, out)) in rows.iter().zip(cells) {
+        for ((out, &column), &count) in out.iter_mut().zip(columns).zip(counts) {
+            *out = if count == 0 { 0 } else { row + column };
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn count_above(keys: &[u32], counts: &[u32], t: u32) -> u32 {
+    let mut lanes = [0_u32; 64];
+    let (keys, keys_rest) = keys.as_chunks::<64>();
+    let (counts, counts_rest) = counts.as_chunks::<64>();
+    for (keys, counts) in keys.iter().zip(counts) {
+        for ((lane, &key), &count) in lanes.iter_mut().zip(keys).zip(counts) {
+            *lane += if key > t { count } else { 0 };
+        }
+    }
+    let rest = keys_rest.iter().zip(counts_rest).map(|(&key, &count)| if key > t { count } else { 0 });
+    lanes.into_iter().chain(rest).sum()
+}
+
+pub(super) fn keep(keys: &[u32], counts: &[u32], [low, high]: [u32; 2], out: [&mut [u32]; 2]) -> usize {
+    let [keys_out, counts_out] = out;
+    let mut n = 0;
+    for (&key, &count) in keys.iter().zip(counts) {
+        (keys_out[n], counts_out[n]) = (key, count);
+        n += usize::from((low..=high).contains(&key));
+    }
+    n
+}
+
+pub(super) fn sets(keys: &[u32], t: u32, above: &mut CellSet, at_least: &mut CellSet) {
+    for (row, keys) in keys.as_chunks::<64>().0.iter().enumerate() {
+        (above.0[row], at_least.0[row]) = (0, 0);
+        for (column, &key) in keys.iter().enumerate() {
+            above.0[row] |= u64::from(key > t) << column;
+            at_least.0[row] |= u64::from(key >= t) << column;
+        }
+    }
+}
+
+pub(super) fn emit_cells<'a>(
+    pieces: impl Iterator<Item = Piece<'a>>,
+    above: &CellSet,
+    at_least: &CellSet,
+    mut ties: usize,
+    out: &mut [u32],
+) -> usize {
+    let (mut n, mut index) = (0, 0);
+    for piece in pieces {
+        let [rows, columns] = streams(&piece);
+        for (&row, &column) in rows.iter().zip(columns) {
+            let mut taken = above.has(row, column);
+            if !taken && ties > 0 && at_least.has(row, column) {
+                ties -= 1;
+                taken = true;
+            }
+            if taken {
+                out[n] = index;
+                n += 1;
+            }
+            index += 1;
+        }
+    }
+    n
 }
 
 const _: () = assert!(BLOCK.is_multiple_of(TILE));

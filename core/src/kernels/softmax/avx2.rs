@@ -1,6 +1,6 @@
 //! Two 256-bit registers.
 
-use super::{Head, How, Powers, add_to, greatest_of, sum_of};
+use super::{Head, How, Powers, add_to, counted, greatest_of, sum_of};
 use crate::kernels::lanes::LANES;
 use crate::kernels::lanes::avx2::Avx2;
 use core::arch::x86_64::*;
@@ -74,4 +74,9 @@ pub(super) fn add_u16(scores: &[u16], head: Head, how: How, out: &mut [f32]) {
 #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")]
 pub(super) fn add_f32(scores: &[f32], head: Head, how: How, out: &mut [f32]) {
     add_to::<f32, Avx2>(scores, head, how, out);
+}
+
+#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")]
+pub(super) fn sum_counted(powers: &[f32], counts: &[u32]) -> f64 {
+    counted(powers, counts)
 }

@@ -1,6 +1,6 @@
 //! One 512-bit register.
 
-use super::{Head, How, Powers, add_to, greatest_of, sum_of};
+use super::{Head, How, Powers, add_to, counted, greatest_of, sum_of};
 use crate::kernels::lanes::LANES;
 use crate::kernels::lanes::avx512::Avx512;
 use core::arch::x86_64::*;
@@ -58,4 +58,9 @@ pub(super) fn add_u16(scores: &[u16], head: Head, how: How, out: &mut [f32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 pub(super) fn add_f32(scores: &[f32], head: Head, how: How, out: &mut [f32]) {
     add_to::<f32, Avx512>(scores, head, how, out);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+pub(super) fn sum_counted(powers: &[f32], counts: &[u32]) -> f64 {
+    counted(powers, counts)
 }

@@ -1,6 +1,6 @@
 //! An array; what the compiler makes of it.
 
-use super::{Head, How, Powers, add_to, greatest_of, sum_of};
+use super::{Head, How, Powers, add_to, counted, greatest_of, sum_of};
 use crate::kernels::lanes::LANES;
 
 type Scalar = [f32; LANES];
@@ -48,4 +48,8 @@ pub(super) fn add_u16(scores: &[u16], head: Head, how: How, out: &mut [f32]) {
 
 pub(super) fn add_f32(scores: &[f32], head: Head, how: How, out: &mut [f32]) {
     add_to::<f32, Scalar>(scores, head, how, out);
+}
+
+pub(super) fn sum_counted(powers: &[f32], counts: &[u32]) -> f64 {
+    counted(powers, counts)
 }

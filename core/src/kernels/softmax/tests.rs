@@ -63,6 +63,15 @@ fn check<S: Scores + Into<f64>>(scores: &[S], exponent: f32) {
     // The argument of the power is a product, rounded once: half a unit of at most 126.
     let argument = 126.0 * f64::from(f32::EPSILON);
     assert!((total - want).abs() <= want * (SUM + argument), "{total} {want}");
+    let mut powers = vec![0.0; scores.len()];
+    add(Level::Scalar, scores, one, How::Set, &mut powers);
+    for level in cpu::levels() {
+        assert_eq!(sum_counted(level, &powers, &vec![1; powers.len()]).to_bits(), total.to_bits(), "{level}");
+        let counts: Vec<u32> = (0..).map(|i| i % 3).take(powers.len()).collect();
+        let each = powers.iter().zip(&counts).rev().flat_map(|(&p, &c)| (0..c).map(move |_| p));
+        let want = each.map(|p| sum_counted(Level::Scalar, &[p], &[1])).fold(0.0, |a: f64, b| a + b);
+        assert_eq!(sum_counted(level, &powers, &counts).to_bits(), want.to_bits(), "{level}");
+    }
     let before: Vec<f32> = (0..scores.len()).map(|i| (i % 7) as f32 * 0.01).collect();
     for how in [How::Set, How::Add, How::Max, How::SetScore, How::AddScore] {
         let mut first = before.clone();

@@ -18,7 +18,7 @@ static IOTA: [u8; BLOCK] = {
 
 /// One compress of 64 bytes, then as many vectors of 16 indices as usually hold them all.
 #[inline(always)]
-fn indices(mask: u64, first: u32, out: &mut [u32; BLOCK]) {
+pub(in crate::kernels) fn indices(mask: u64, first: u32, out: &mut [u32; BLOCK]) {
     // SAFETY: kernels run after detection saw AVX-512; each store writes 16 of the 64 elements.
     unsafe {
         let at = _mm512_maskz_compress_epi8(mask, _mm512_loadu_si512(IOTA.as_ptr().cast()));

@@ -11,6 +11,9 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+#[cfg(feature = "alloc")]
+pub(in crate::kernels) use avx512::indices as avx512_indices;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -377,7 +380,7 @@ fn emit_block<T: Score, B: Block<T>>(
 
 /// The lowest `ties` bits that are set, of which `ties` then owes so many less.
 #[inline(always)]
-fn lowest(mut bits: u64, ties: &mut usize) -> u64 {
+pub(in crate::kernels) fn lowest(mut bits: u64, ties: &mut usize) -> u64 {
     let count = bits.count_ones() as usize;
     if count <= *ties {
         *ties -= count;

@@ -2,7 +2,7 @@
 
 use super::band::Band;
 use super::{IndexParams, PqIndex, Trained};
-use crate::kv::KvError;
+use crate::kv::{CodedScratch, KvError, coded_top_k};
 use crate::pq::{QueryTables, scan};
 use crate::select::{TopKScratch, group_top_k_u16};
 use alloc::boxed::Box;
@@ -23,6 +23,8 @@ pub struct SelectScratch {
     pub(super) weights: Vec<f32>,
     pub(super) top_k: Box<TopKScratch>,
     pub(super) band: Option<Band>,
+    /// Where there is no band and codes are pairs, no key is scored.
+    pairs: Option<CodedScratch>,
 }
 
 impl SelectScratch {
@@ -33,14 +35,18 @@ impl SelectScratch {
     /// If `group` is 0.
     #[must_use]
     pub fn new(params: &IndexParams, group: usize, max_tokens: usize, max_k: usize) -> Self {
+        let tables = QueryTables::new(params.shape, group);
+        let pairs = params.rerank.is_none() && params.shape.m() == 2 && params.shape.nbits() == 6;
+        let n = if pairs { 0 } else { max_tokens };
         Self {
             q: vec![0.0; group * params.shape.d()],
-            tables: QueryTables::new(params.shape, group),
-            scores: vec![0; group * max_tokens],
+            scores: vec![0; group * n],
             scales: vec![0.0; group],
-            weights: vec![0.0; if group > 1 { max_tokens } else { 0 }],
+            weights: vec![0.0; if group > 1 { n } else { 0 }],
             top_k: Box::default(),
             band: params.rerank.map(|r| Band::new(params.shape.d(), group, r, max_tokens, max_k)),
+            pairs: pairs.then(|| CodedScratch::new(&tables, max_tokens)),
+            tables,
         }
     }
 
@@ -110,36 +116,22 @@ impl PqIndex {
             trained.transform.queries(q, mapped)?;
             mapped
         };
-        scratch.score(trained.codebook(), self.codes(), q, scale)?;
+        scratch.fill(trained.codebook(), q, scale)?;
         let edge = self.rerank.as_ref().zip(scratch.band.as_ref()).map(|(_, band)| band.edge(n, k));
         match (&self.rerank, edge) {
             (Some(codes), Some(edge)) if edge.band > 0 => {
+                scratch.scan(self.codes())?;
                 scratch.select_twice(self.params.rule, codes, q, scale, edge, out)
             }
-            _ => Ok(scratch.select_once(self.params.rule, n, out)),
+            _ => scratch.select_codes(self.params.rule, self.codes(), out),
         }
     }
 }
 
 impl SelectScratch {
-    /// Fills tables, scores and scales.
-    fn score(
-        &mut self,
-        codebook: &crate::pq::Codebook,
-        codes: &crate::pq::Codes,
-        q: &[f32],
-        scale: f32,
-    ) -> Result<(), KvError> {
-        let n = codes.len();
+    /// Fills tables and scales.
+    fn fill(&mut self, codebook: &crate::pq::Codebook, q: &[f32], scale: f32) -> Result<(), KvError> {
         self.tables.fill(codebook, q)?;
-        let group = self.tables.group();
-        if self.scores.len() < group * n {
-            self.scores.resize(group * n, 0);
-        }
-        if group > 1 && self.weights.len() < n {
-            self.weights.resize(n, 0.0);
-        }
-        scan(&self.tables, codes, 0..n, &mut self.scores[..group * n])?;
         for (head, to) in self.scales.iter_mut().enumerate() {
             *to = self.tables.scale(head) * scale;
             if !to.is_finite() {
@@ -149,10 +141,39 @@ impl SelectScratch {
         Ok(())
     }
 
+    /// Scores all keys.
+    fn scan(&mut self, codes: &crate::pq::Codes) -> Result<(), KvError> {
+        let (n, group) = (codes.len(), self.tables.group());
+        if self.scores.len() < group * n {
+            self.scores.resize(group * n, 0);
+        }
+        // One head whose scale is 0 is ranked by weights too: all equal.
+        let weights = if group > 1 || self.scales[0] == 0.0 { n } else { 0 };
+        if self.weights.len() < weights {
+            self.weights.resize(weights, 0.0);
+        }
+        scan(&self.tables, codes, 0..n, &mut self.scores[..group * n])?;
+        Ok(())
+    }
+
+    /// The `out.len()` best keys by the first level alone.
+    fn select_codes(
+        &mut self,
+        rule: crate::select::GroupRule,
+        codes: &crate::pq::Codes,
+        out: &mut [u32],
+    ) -> Result<usize, KvError> {
+        if let Some(pairs) = &mut self.pairs {
+            return Ok(coded_top_k(rule, &self.tables, &self.scales, codes, 0..codes.len(), out, pairs)?);
+        }
+        self.scan(codes)?;
+        Ok(self.select_once(rule, codes.len(), out))
+    }
+
     /// The `out.len()` best of `n` by the first level.
     pub(super) fn select_once(&mut self, rule: crate::select::GroupRule, n: usize, out: &mut [u32]) -> usize {
         let group = self.tables.group();
-        let weights = if group > 1 { &mut self.weights[..n] } else { &mut [] };
+        let weights = if group > 1 || self.scales[0] == 0.0 { &mut self.weights[..n] } else { &mut [] };
         let scores = &self.scores[..group * n];
         group_top_k_u16(rule, scores, &self.scales, out.len(), weights, out, &mut self.top_k)
     }
