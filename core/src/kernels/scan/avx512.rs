@@ -217,8 +217,7 @@ fn codes(stream: &[u8], at: usize, len: usize) -> __m512i {
     } else if len == 0 {
         _mm512_setzero_si512()
     } else {
-        // Where nothing is left to read, the place may lie behind the block.
-        let bytes = if len == 0 { &[] } else { &stream[at..at + len] };
+        let bytes = &stream[at..at + len];
         // SAFETY: the mask keeps to the bytes.
         unsafe { _mm512_maskz_loadu_epi8(mask64(len), bytes.as_ptr().cast()) }
     }
