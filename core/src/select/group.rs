@@ -2,7 +2,9 @@
 
 use super::topk::{TopKScratch, top_k_f32, top_k_u16};
 use crate::cpu::{self, Level};
-use crate::kernels::softmax::{Head, How, Scores, add, greatest, sum, sum_counted};
+#[cfg(feature = "alloc")]
+use crate::kernels::softmax::sum_counted;
+use crate::kernels::softmax::{Head, How, Scores, add, greatest, sum};
 use core::f32::consts::LOG2_E;
 
 /// How the query heads of a group agree on one set of tokens. With `s` a head's score of a token, `c` the head's scale and
@@ -91,6 +93,7 @@ pub fn group_top_k_f32(
 
 /// As [`combine`] of scores that occur `counts` times, `[group][n]` and `[n]`, with spare memory `[n]`: `out` is what [`combine`] gives each of the
 /// tokens with these scores, to the bit. Scores that do not occur are not above the greatest that does.
+#[cfg(feature = "alloc")]
 pub(crate) fn combine_counted(
     level: Level,
     rule: GroupRule,
