@@ -106,13 +106,10 @@ fn without_enough_to_learn_from_rows_stay_as_they_are() {
     let keys = rows(6, 300, d, |_| 1.0);
     let queries = rows(7, 100, d, |_| 1.0);
     let params = TransformParams::default();
-    let mut dead = queries.clone();
-    dead.chunks_mut(d).for_each(|q| q[3] = 0.0);
-    let cases: [(&[f32], &[f32], &str); 5] = [
+    let cases: [(&[f32], &[f32], &str); 4] = [
         (&keys, &[], "no queries"),
         (&keys, &queries[..63 * d], "few queries"),
         (&keys[..d * d], &queries, "few keys"),
-        (&keys, &dead, "a coordinate that no query uses"),
         (&keys, &vec![0.0; 100 * d], "queries of zeros"),
     ];
     for (keys, queries, what) in cases {
@@ -123,6 +120,43 @@ fn without_enough_to_learn_from_rows_stay_as_they_are() {
         transform.keys(keys, &mut out).unwrap();
         assert_eq!(out, keys);
     }
+}
+
+/// Two of Gemma 3 270M's global layers have coordinates that are zero in all keys and queries.
+#[test]
+fn coordinates_that_are_always_zero_do_not_hinder() {
+    let (d, m) = (64, 10);
+    let look = |j: usize| if j.is_multiple_of(8) { 4.0 } else { 0.1 };
+    let (mut keys, mut queries) =
+        (rows(3, 1500, d, |j| if j < 32 { 2.0 } else { 0.5 }), rows(4, 600, d, look));
+    let mut asked = rows(5, 40, d, look);
+    for row in queries.chunks_mut(d).chain(asked.chunks_mut(d)).chain(keys.chunks_mut(d)) {
+        (row[3], row[40], row[41]) = (0.0, 0.0, 0.0);
+    }
+    let transform = KeyTransform::train(&keys, &queries, shape(d, m), &TransformParams::default()).unwrap();
+    assert!(!transform.is_identity());
+    let plain = score_error(&KeyTransform::identity(d), &keys, &asked, shape(d, m));
+    let better = score_error(&transform, &keys, &asked, shape(d, m));
+    assert!(better < 0.7 * plain, "{better} against {plain}");
+    // A key that uses them all the same still has its products, with queries that do too.
+    let (key, query) = (rows(6, 1, d, |_| 1.0), rows(7, 1, d, |_| 1.0));
+    let (mut k, mut q) = (key.clone(), query.clone());
+    transform.keys(&key, &mut k).unwrap();
+    transform.queries(&query, &mut q).unwrap();
+    let size = (dot(&key, &key) * dot(&query, &query)).sqrt();
+    assert!((dot(&q, &k) - dot(&query, &key)).abs() < 1e-4 * size);
+}
+
+#[test]
+fn bits_go_to_the_directions_that_vary_most() {
+    // Four bits for two equal directions: two each, a sixteenth of the variance is left.
+    let near = |x: f64, y: f64| assert!((x - y).abs() < 1e-12 * y.max(1.0), "{x} for {y}");
+    near(least_error(&mut [(1.0, 1.0), (1.0, 3.0)], 4), 4.0 / 16.0);
+    // One direction far above the other has all bits; the other errs by all it varies.
+    near(least_error(&mut [(0.001, 5.0), (1.0, 1.0)], 4), 1.0 / 256.0 + 0.001 * 5.0);
+    // Directions without variance take nothing and cost nothing.
+    near(least_error(&mut [(0.0, 7.0), (1.0, 1.0), (0.0, 0.0)], 4), 1.0 / 256.0);
+    near(least_error(&mut [(0.0, 7.0)], 6), 0.0);
 }
 
 #[test]
