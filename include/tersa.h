@@ -14,8 +14,6 @@
  *
  * Structs that start with struct_size are set up by their _init function, called with sizeof. Later versions
  * may add fields at the end; programs built against this header go on working.
- *
- * docs/abi.md has the rules in full and a worked paged cache.
  */
 
 #ifndef TERSA_H

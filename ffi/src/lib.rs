@@ -1,4 +1,4 @@
-//! The C ABI of Tersa. `include/tersa.h` is generated from this crate; `docs/abi.md` has the rules.
+//! The C ABI of Tersa. `include/tersa.h` is generated from this crate, and its first page has the rules.
 //!
 //! | module | what it holds |
 //! |---|---|

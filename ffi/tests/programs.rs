@@ -94,8 +94,7 @@ fn programs_run_linked_dynamically() {
     }
 }
 
-/// The programs' own memory, and what they hand to the library's copies, under the sanitizer. `cargo xtask test`
-/// instruments the library too.
+/// The programs' own memory under the sanitizers; the library itself is not instrumented, valgrind watches it.
 #[test]
 fn programs_run_under_address_sanitizer() {
     let probe = libraries().join("asan-probe");

@@ -1,6 +1,6 @@
 //! Encoded bytes that carry their shape: what `tersa_codec_encode` writes.
 //!
-//! Little-endian; docs/abi.md has the table.
+//! Little-endian.
 //!
 //! ```text
 //! head (64) | for each layer, K then V, for each chunk: u32 length, u32 0, u64 XXH64 | the chunks, in that order
