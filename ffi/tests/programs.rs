@@ -1,5 +1,6 @@
 //! Real C and C++ programs, compiled by the system's compilers with every warning an error, linked statically and
-//! dynamically, and run; once more with AddressSanitizer and under valgrind.
+//! dynamically, and run; once more with AddressSanitizer and under valgrind. The C++ ones must also compile with every
+//! compiler there is, as C++17 and C++20.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -49,18 +50,37 @@ fn sources() -> Vec<PathBuf> {
     found
 }
 
+const WARNINGS: &[&str] = &["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+const CPP_WARNINGS: &[&str] = &["-Wconversion", "-Wsign-conversion", "-Wshadow", "-Wold-style-cast"];
+
+fn is_cpp(source: &Path) -> bool {
+    source.extension().is_some_and(|e| e == "cpp")
+}
+
+/// Warnings and include folders for one source. Where its name says so, it goes without exceptions.
+fn compile(compiler: &str, std: &str, source: &Path) -> Command {
+    let mut cmd = Command::new(compiler);
+    cmd.arg(std).args(WARNINGS);
+    if is_cpp(source) {
+        cmd.args(CPP_WARNINGS);
+        if source.file_stem().is_some_and(|s| s == "no_exceptions") {
+            cmd.arg("-fno-exceptions");
+        }
+    }
+    cmd.arg("-I").arg(root().join("include")).arg(source);
+    cmd
+}
+
 /// Compiles and links one source with `flags`; the program's path.
 fn build(source: &Path, tag: &str, flags: &[&str], link: &[&str]) -> PathBuf {
-    let cpp = source.extension().is_some_and(|e| e == "cpp");
+    let cpp = is_cpp(source);
     let (variable, default, std) = if cpp { ("CXX", "c++", "-std=c++17") } else { ("CC", "cc", "-std=c11") };
     let stem = source.file_stem().and_then(|s| s.to_str()).expect("a UTF-8 name");
     let dir = libraries().join("c-programs");
     std::fs::create_dir_all(&dir).expect("the target folder can be written");
     let program = dir.join(format!("{stem}-{}-{tag}", if cpp { "cpp" } else { "c" }));
-    let mut cmd = Command::new(std::env::var(variable).unwrap_or_else(|_| default.into()));
-    cmd.args([std, "-O1", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]).args(flags);
-    cmd.arg("-I").arg(root().join("include")).arg("-I").arg(root().join("tests/c"));
-    cmd.arg(source).arg("-o").arg(&program);
+    let mut cmd = compile(&std::env::var(variable).unwrap_or_else(|_| default.into()), std, source);
+    cmd.args(["-O1", "-g"]).args(flags).arg("-o").arg(&program);
     if link.is_empty() {
         cmd.arg(libraries().join("libtersa.a")).args(STATIC_LIBS);
     } else {
@@ -91,6 +111,29 @@ fn programs_run_linked_dynamically() {
     for source in sources() {
         let (mut cmd, _dir) = start(&build(&source, "shared", &[], &["-ltersa"]));
         run(&mut cmd);
+    }
+}
+
+/// Every compiler there is, every standard, with and without exceptions.
+#[test]
+fn cpp_sources_are_free_of_warnings_everywhere() {
+    for compiler in ["g++", "clang++"] {
+        if !works(Command::new(compiler).arg("--version")) {
+            let required =
+                std::env::var("TERSA_TEST_REQUIRE").is_ok_and(|l| l.split(',').any(|t| t == compiler));
+            assert!(!required, "{compiler} is required by TERSA_TEST_REQUIRE and not installed");
+            eprintln!("{compiler}: not installed, skipped");
+            continue;
+        }
+        for std in ["-std=c++17", "-std=c++20"] {
+            for source in sources().iter().filter(|s| is_cpp(s)) {
+                run(compile(compiler, std, source).arg("-fsyntax-only"));
+            }
+            let header = root().join("include/tersa.hpp");
+            for mode in [&["-fno-exceptions"][..], &["-DTERSA_NO_EXCEPTIONS"], &[]] {
+                run(compile(compiler, std, &header).arg("-fsyntax-only").args(mode));
+            }
+        }
     }
 }
 

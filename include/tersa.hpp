@@ -1,0 +1,789 @@
+/**
+ * @file tersa.hpp
+ * The handles of tersa.h as C++ classes: C++17 or later, nothing to link but the C library.
+ *
+ * Handles: each class owns one handle and nothing else. Moving moves it, destroying gives it back, `get` lends it to calls of
+ * tersa.h, `release` gives it away. Empty objects (default-constructed, moved from) may be destroyed and assigned to; calls on
+ * them fail with TERSA_ERR_NULL.
+ *
+ * Threads: const member functions may be called by many threads at once, others by one thread at a time.
+ *
+ * Failures: a call that fails throws tersa::error. Where TERSA_NO_EXCEPTIONS is defined, or the compiler's exceptions are off,
+ * it returns a tersa::expected instead: `result<T>` below is T with exceptions and expected<T> without. Both ways may be used in
+ * one program, in different files. An answer that is no failure (a full queue, no such stream) is an empty optional.
+ *
+ * Memory: views (spans, bytes, kv) keep pointers to what they were made of and copy nothing. No call keeps a view unless it
+ * says so. What a function does beyond its line here is said in tersa.h, at the function of that name.
+ */
+#ifndef TERSA_HPP
+#define TERSA_HPP
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <exception>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+#if __cplusplus >= 202002L
+#include <span>
+#endif
+
+#include "tersa.h"
+
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+#define TERSA_HPP_CAN_CATCH 1
+#else
+#define TERSA_HPP_CAN_CATCH 0
+#ifndef TERSA_NO_EXCEPTIONS
+#define TERSA_NO_EXCEPTIONS
+#endif
+#endif
+
+namespace tersa {
+#ifdef TERSA_NO_EXCEPTIONS
+inline namespace returning {
+#else
+inline namespace throwing {
+#endif
+
+// ---- failures
+
+/** Why a call failed: a status and a text. */
+class error : public std::exception {
+ public:
+  error() noexcept : raw_{} {}
+  explicit error(const tersa_error& raw) noexcept : raw_(raw) {}
+
+  tersa_status code() const noexcept { return static_cast<tersa_status>(raw_.code); }
+  const char* what() const noexcept override { return raw_.message; }
+
+ private:
+  tersa_error raw_;
+};
+
+#ifdef TERSA_NO_EXCEPTIONS
+/** A value, or why there is none. Reaching for a value that is not there ends the program. */
+template <class T>
+class [[nodiscard]] expected {
+ public:
+  expected(T&& value) : value_(std::move(value)) {}
+  expected(const tersa::error& e) noexcept : error_(e) {}
+
+  explicit operator bool() const noexcept { return value_.has_value(); }
+  bool has_value() const noexcept { return value_.has_value(); }
+  tersa_status code() const noexcept { return error_.code(); }
+  const tersa::error& error() const noexcept { return error_; }
+
+  T& value() & noexcept { return *checked(); }
+  const T& value() const& noexcept { return *checked(); }
+  T&& value() && noexcept { return std::move(*checked()); }
+  T& operator*() & noexcept { return value(); }
+  const T& operator*() const& noexcept { return value(); }
+  T&& operator*() && noexcept { return std::move(*this).value(); }
+  T* operator->() noexcept { return checked(); }
+  const T* operator->() const noexcept { return checked(); }
+
+ private:
+  T* checked() noexcept { return value_ ? &*value_ : (std::abort(), nullptr); }
+  const T* checked() const noexcept { return value_ ? &*value_ : (std::abort(), nullptr); }
+
+  std::optional<T> value_;
+  tersa::error error_;
+};
+
+/** Nothing, or why a call failed. */
+template <>
+class [[nodiscard]] expected<void> {
+ public:
+  expected() noexcept = default;
+  expected(const tersa::error& e) noexcept : error_(e) {}
+
+  explicit operator bool() const noexcept { return error_.code() == TERSA_OK; }
+  bool has_value() const noexcept { return error_.code() == TERSA_OK; }
+  tersa_status code() const noexcept { return error_.code(); }
+  const tersa::error& error() const noexcept { return error_; }
+  void value() const noexcept { has_value() ? void() : std::abort(); }
+
+ private:
+  tersa::error error_;
+};
+
+template <class T>
+using result = expected<T>;
+#else
+template <class T>
+using result = T;
+#endif
+
+namespace detail {
+
+/** Calls `call(out, err)` and makes a result of `out`. */
+template <class T, class Call>
+result<T> made(Call call) {
+  T out{};
+  tersa_error err;
+  if (call(out, &err) != TERSA_OK) {
+#ifdef TERSA_NO_EXCEPTIONS
+    return error(err);
+#else
+    throw error(err);
+#endif
+  }
+  return out;
+}
+
+/** Calls `call(err)`. */
+template <class Call>
+result<void> done(Call call) {
+  tersa_error err;
+  if (call(&err) != TERSA_OK) {
+#ifdef TERSA_NO_EXCEPTIONS
+    return error(err);
+#else
+    throw error(err);
+#endif
+  }
+  return result<void>();
+}
+
+/** What `call(&value, err)` gives, or nothing where it answers `absent`. */
+template <class T, class Call>
+result<std::optional<T>> found(tersa_status absent, Call call) {
+  return made<std::optional<T>>([&](std::optional<T>& out, tersa_error* err) {
+    const tersa_status status = call(&out.emplace(), err);
+    if (status != TERSA_OK) out.reset();
+    return status == absent ? TERSA_OK : status;
+  });
+}
+
+/** Asks `call(buf, capacity, len, err)` for a length, then for the text. */
+template <class Call>
+result<std::string> text(Call call) {
+  return made<std::string>([&](std::string& out, tersa_error* err) {
+    std::size_t len = 0;
+    tersa_status status = call(nullptr, 0, &len, err);
+    if (status != TERSA_OK) return status;
+    out.resize(len);
+    return call(out.data(), len + 1, &len, err);
+  });
+}
+
+/** A callable as the `context` of its callback. */
+template <class F>
+void* context(F& callable) noexcept {
+  return const_cast<void*>(static_cast<const void*>(std::addressof(callable)));
+}
+
+/** Sole owner of a handle of tersa.h. */
+template <class T, void (*Destroy)(T*)>
+class handle {
+ public:
+  handle() noexcept = default;
+  /** Takes over what a `_create`, `_open` or `_load` of tersa.h gave. */
+  explicit handle(T* owned) noexcept : owned_(owned) {}
+
+  T* get() noexcept { return owned_.get(); }
+  const T* get() const noexcept { return owned_.get(); }
+  T* release() noexcept { return owned_.release(); }
+  explicit operator bool() const noexcept { return owned_ != nullptr; }
+
+ private:
+  struct destroy {
+    void operator()(T* owned) const noexcept { Destroy(owned); }
+  };
+  std::unique_ptr<T, destroy> owned_;
+};
+
+/** What `create(raw, err)` gives, in its class. */
+template <class Class, class Raw, class Create>
+result<Class> opened(Create create) {
+  return made<Class>([&](Class& out, tersa_error* err) {
+    Raw* raw = nullptr;
+    const tersa_status status = create(&raw, err);
+    out = Class(raw);
+    return status;
+  });
+}
+
+template <class C>
+using element = std::remove_pointer_t<decltype(std::data(std::declval<C&>()))>;
+
+template <class C>
+using bytes_only = std::enable_if_t<sizeof(element<C>) == 1 && std::is_trivially_copyable_v<element<C>>>;
+
+}  // namespace detail
+
+// ---- views
+
+#if __cplusplus >= 202002L
+template <class T>
+using span = std::span<T>;
+#else
+/** As C++20's std::span of dynamic extent, which it is there: a pointer and a length. */
+template <class T>
+class span {
+  template <class C>
+  using elements_of = std::enable_if_t<std::is_convertible_v<detail::element<C> (*)[], T (*)[]>,
+                                       decltype(std::size(std::declval<C&>()))>;
+
+ public:
+  constexpr span() noexcept = default;
+  constexpr span(T* data, std::size_t size) noexcept : data_(data), size_(size) {}
+  template <class C, class = elements_of<std::remove_reference_t<C>>,
+            class = std::enable_if_t<std::is_lvalue_reference_v<C> || std::is_const_v<T>>>
+  constexpr span(C&& container) noexcept : data_(std::data(container)), size_(std::size(container)) {}
+  template <class U, class = std::enable_if_t<std::is_convertible_v<U (*)[], T (*)[]>>>
+  constexpr span(span<U> other) noexcept : data_(other.data()), size_(other.size()) {}
+
+  constexpr T* data() const noexcept { return data_; }
+  constexpr std::size_t size() const noexcept { return size_; }
+  constexpr bool empty() const noexcept { return size_ == 0; }
+  constexpr T* begin() const noexcept { return data_; }
+  constexpr T* end() const noexcept { return data_ + size_; }
+  constexpr T& operator[](std::size_t i) const noexcept { return data_[i]; }
+  constexpr span first(std::size_t n) const noexcept { return span(data_, n); }
+
+ private:
+  T* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+#endif
+
+/** Bytes to read: from a pointer and a length, or a container of single bytes of any type. */
+class bytes {
+ public:
+  bytes() noexcept = default;
+  bytes(const void* data, std::size_t size) noexcept : data_(data), size_(size) {}
+  template <class C, class = detail::bytes_only<const C>>
+  bytes(const C& container) noexcept : data_(std::data(container)), size_(std::size(container)) {}
+
+  const void* data() const noexcept { return data_; }
+  std::size_t size() const noexcept { return size_; }
+
+ private:
+  const void* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+/** Bytes to write. */
+class mutable_bytes {
+ public:
+  mutable_bytes() noexcept = default;
+  mutable_bytes(void* data, std::size_t size) noexcept : data_(data), size_(size) {}
+  template <class C, class = detail::bytes_only<C>,
+            class = std::enable_if_t<!std::is_const_v<detail::element<C>>>>
+  mutable_bytes(C& container) noexcept : data_(std::data(container)), size_(std::size(container)) {}
+
+  void* data() const noexcept { return data_; }
+  std::size_t size() const noexcept { return size_; }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+using range = tersa_range;
+
+/** Element type, heads and elements of a head: a token's rows in one layer. */
+struct rows {
+  tersa_dtype dtype = TERSA_F16;
+  std::uint32_t n_kv_heads = 0;
+  std::uint32_t head_dim = 0;
+};
+
+/**
+ * Where the keys, or the values, of some layers lie: a tersa_kv, by way of `kv` (to write to) and `const_kv` (to read from; every
+ * kv is one too). A default-constructed one stands for "none". The arrays of pointers and of blocks must outlive it.
+ */
+template <class Void>
+class basic_kv {
+ public:
+  basic_kv() noexcept = default;
+
+  /** One layer of `n_tokens` tokens, `len_bytes` bytes from `data` on. */
+  basic_kv(rows r, std::size_t n_tokens, Void* data, std::size_t len_bytes) noexcept
+      : basic_kv(r, n_tokens, nullptr, 1, len_bytes) {
+    one_ = const_cast<void*>(data);
+    raw_.pointers = &one_;
+  }
+
+  /** Several layers (or their blocks, see `blocks`), each with `len_bytes` bytes from its pointer on. */
+  basic_kv(rows r, std::size_t n_tokens, span<Void* const> pointers, std::size_t len_bytes) noexcept
+      : basic_kv(r, n_tokens, const_cast<void* const*>(pointers.data()), pointers.size(), len_bytes) {}
+
+  basic_kv(const basic_kv& other) noexcept { *this = other; }
+  basic_kv& operator=(const basic_kv& other) noexcept { return assign(other); }
+
+  template <class Other, class = std::enable_if_t<std::is_const_v<Void> && !std::is_const_v<Other>>>
+  basic_kv(const basic_kv<Other>& other) noexcept {
+    assign(other);
+  }
+
+  /** Elements from one token, head and element of a row to the next, where rows do not lie as [token][head][dim]. */
+  basic_kv& strides(std::size_t token, std::size_t head, std::size_t dim = 1) noexcept {
+    raw_.token_stride = token;
+    raw_.head_stride = head;
+    raw_.dim_stride = dim;
+    return *this;
+  }
+
+  /** Tokens lie in blocks of `size`, each with a pointer of its own: [layer][block]. */
+  basic_kv& blocks(std::size_t size) noexcept {
+    raw_.block_size = size;
+    return *this;
+  }
+
+  /** Tokens lie in blocks of `size` of a pool for each layer: block i of the cache is block `table[i]`, `stride` elements apart. */
+  basic_kv& blocks(std::size_t size, span<const std::uint32_t> table, std::size_t stride) noexcept {
+    raw_.block_size = size;
+    raw_.block_table = table.data();
+    raw_.n_block_table = table.size();
+    raw_.block_stride = stride;
+    return *this;
+  }
+
+  /** As tersa.h takes it; NULL for none. */
+  const tersa_kv* get() const noexcept { return raw_.struct_size == 0 ? nullptr : &raw_; }
+
+ private:
+  template <class Other>
+  friend class basic_kv;
+
+  basic_kv(rows r, std::size_t n_tokens, void* const* pointers, std::size_t n_pointers,
+           std::size_t len_bytes) noexcept {
+    raw_.struct_size = sizeof(tersa_kv);
+    raw_.dtype = static_cast<std::uint32_t>(r.dtype);
+    raw_.n_kv_heads = r.n_kv_heads;
+    raw_.head_dim = r.head_dim;
+    raw_.n_tokens = n_tokens;
+    raw_.pointers = pointers;
+    raw_.n_pointers = n_pointers;
+    raw_.len_bytes = len_bytes;
+  }
+
+  template <class Other>
+  basic_kv& assign(const basic_kv<Other>& other) noexcept {
+    raw_ = other.raw_;
+    one_ = other.one_;
+    if (raw_.pointers == &other.one_) raw_.pointers = &one_;
+    return *this;
+  }
+
+  tersa_kv raw_{};
+  void* one_ = nullptr;
+};
+
+using kv = basic_kv<void>;
+using const_kv = basic_kv<const void>;
+
+// ---- the library
+
+/** Whether the library that is loaded goes with the header that this file was compiled with. */
+inline bool is_compatible() noexcept {
+  return tersa_abi_version() == TERSA_ABI_VERSION &&
+         (TERSA_ABI_VERSION != 0 || tersa_version_number() == TERSA_VERSION_NUMBER);
+}
+
+/** Lowers the vector instructions for the whole process; the level in force afterwards. */
+inline result<std::uint32_t> cpu_lower_to(std::uint32_t level) {
+  return detail::made<std::uint32_t>(
+      [&](std::uint32_t& now, tersa_error* err) { return tersa_cpu_lower_to(level, &now, err); });
+}
+
+// ---- codecs
+
+class codec;
+
+/** Scratch memory of one thread. Calls that take a `workspace*` do without when it is null, and take memory each time. */
+class workspace : public detail::handle<tersa_workspace, tersa_workspace_destroy> {
+ public:
+  using handle::handle;
+
+  static result<workspace> create() {
+    return detail::opened<workspace, tersa_workspace>(
+        [](tersa_workspace** out, tersa_error* err) { return tersa_workspace_create(out, err); });
+  }
+
+  /** Takes the memory now that `c` will need for caches of up to `n_tokens` tokens. */
+  result<void> reserve(const codec& c, std::size_t n_tokens);
+};
+
+/** Defaults, to be changed field by field. */
+struct codec_params : tersa_codec_params {
+  codec_params() noexcept : tersa_codec_params{} { tersa_codec_params_init(this, sizeof(tersa_codec_params), nullptr); }
+};
+
+/** What encoded bytes hold. */
+struct blob_info : tersa_blob_info {
+  blob_info() noexcept : tersa_blob_info{} { tersa_blob_info_init(this, sizeof(tersa_blob_info), nullptr); }
+
+  /** Looks at the head of encoded bytes, no codec needed. */
+  static result<blob_info> of(bytes src) {
+    return detail::made<blob_info>([&](blob_info& out, tersa_error* err) {
+      return tersa_blob_inspect(src.data(), src.size(), &out, err);
+    });
+  }
+};
+
+/** A codec for caches of one shape. */
+class codec : public detail::handle<tersa_codec, tersa_codec_destroy> {
+ public:
+  using handle::handle;
+
+  /** From a specification such as "had+lm4", or a preset. Codecs that learn want a sample of all layers. */
+  static result<codec> create(const char* spec, const codec_params& params, const const_kv& sample_k = {},
+                              const const_kv& sample_v = {}) {
+    return detail::opened<codec, tersa_codec>([&](tersa_codec** out, tersa_error* err) {
+      return tersa_codec_create(spec, &params, sample_k.get(), sample_v.get(), out, err);
+    });
+  }
+
+  /** From what `save` gave. */
+  static result<codec> load(bytes saved) {
+    return detail::opened<codec, tersa_codec>([&](tersa_codec** out, tersa_error* err) {
+      return tersa_codec_load(saved.data(), saved.size(), out, err);
+    });
+  }
+
+  result<std::vector<std::byte>> save() const {
+    return detail::made<std::vector<std::byte>>([&](std::vector<std::byte>& out, tersa_error* err) {
+      std::size_t n = 0;
+      const tersa_status status = tersa_codec_save(get(), nullptr, 0, &n, err);
+      if (status != TERSA_OK) return status;
+      out.resize(n);
+      return tersa_codec_save(get(), out.data(), n, &n, err);
+    });
+  }
+
+  result<std::string> name() const {
+    return detail::text([&](char* buf, std::size_t capacity, std::size_t* len, tersa_error* err) {
+      return tersa_codec_name(get(), buf, capacity, len, err);
+    });
+  }
+
+  /** Most bytes that `n_tokens` tokens of `n_layers` layers encode to. */
+  result<std::size_t> bound(std::size_t n_layers, std::size_t n_tokens) const {
+    return detail::made<std::size_t>([&](std::size_t& out, tersa_error* err) {
+      return tersa_codec_bound(get(), n_layers, n_tokens, &out, err);
+    });
+  }
+
+  /** Encodes into `dst`, which must have room for the bound; the bytes written. `v` is `{}` for codecs without values. */
+  result<std::size_t> encode(const const_kv& k, const const_kv& v, range layers, range tokens, mutable_bytes dst,
+                             workspace* ws = nullptr) const {
+    return detail::made<std::size_t>([&](std::size_t& out, tersa_error* err) {
+      return tersa_codec_encode(get(), k.get(), v.get(), layers, tokens, dst.data(), dst.size(), &out,
+                                ws == nullptr ? nullptr : ws->get(), err);
+    });
+  }
+
+  /** Encodes into new memory. */
+  result<std::vector<std::byte>> encode(const const_kv& k, const const_kv& v, range layers, range tokens,
+                                        workspace* ws = nullptr) const {
+    return detail::made<std::vector<std::byte>>([&](std::vector<std::byte>& out, tersa_error* err) {
+      std::size_t n = 0;
+      // Ranges that run backwards are encode's to report.
+      tersa_status status = tersa_codec_bound(get(), length(layers), length(tokens), &n, err);
+      if (status != TERSA_OK) return status;
+      out.resize(n);
+      status = tersa_codec_encode(get(), k.get(), v.get(), layers, tokens, out.data(), n, &n,
+                                  ws == nullptr ? nullptr : ws->get(), err);
+      if (status == TERSA_OK) out.resize(n);
+      return status;
+    });
+  }
+
+  /** Decodes `tokens` of `layers`; token `tokens.start` goes to token `first_token` of `k` and `v`. `{}` leaves one of them out. */
+  result<void> decode(bytes src, range layers, range tokens, const kv& k, const kv& v, std::size_t first_token = 0,
+                      workspace* ws = nullptr) const {
+    return detail::done([&](tersa_error* err) {
+      return tersa_codec_decode(get(), src.data(), src.size(), layers, tokens, k.get(), v.get(), first_token,
+                                ws == nullptr ? nullptr : ws->get(), err);
+    });
+  }
+
+ private:
+  static std::size_t length(range r) noexcept { return r.end < r.start ? 0 : r.end - r.start; }
+};
+
+inline result<void> workspace::reserve(const codec& c, std::size_t n_tokens) {
+  return detail::done([&](tersa_error* err) { return tersa_workspace_reserve(get(), c.get(), n_tokens, err); });
+}
+
+// ---- containers
+
+struct stream_info : tersa_stream_info {
+  stream_info() noexcept : tersa_stream_info{} { tersa_stream_info_init(this, sizeof(tersa_stream_info), nullptr); }
+};
+
+using head_stats = tersa_head_stats;
+
+/** An open container. */
+class reader : public detail::handle<tersa_reader, tersa_reader_destroy> {
+ public:
+  using handle::handle;
+
+  static result<reader> open(const char* path) {
+    return detail::opened<reader, tersa_reader>(
+        [&](tersa_reader** out, tersa_error* err) { return tersa_reader_open(path, out, err); });
+  }
+  static result<reader> open(const std::string& path) { return open(path.c_str()); }
+
+  /** The bytes must stay as they are until the reader is gone. */
+  static result<reader> open_memory(bytes container) {
+    return detail::opened<reader, tersa_reader>([&](tersa_reader** out, tersa_error* err) {
+      return tersa_reader_open_memory(container.data(), container.size(), out, err);
+    });
+  }
+
+  /**
+   * A container of `len` bytes that `source(offset, buf, n)` supplies: `bool(std::uint64_t, void*, std::size_t)`, false (or an
+   * exception, which ends there) to fail. The reader keeps a reference to it, and many threads may call it.
+   */
+  template <class Source>
+  static result<reader> open_callback(Source& source, std::uint64_t len) {
+    return detail::opened<reader, tersa_reader>([&](tersa_reader** out, tersa_error* err) {
+      return tersa_reader_open_callback(&supply<Source>, detail::context(source), len, out, err);
+    });
+  }
+
+  /** The JSON text about the cache. */
+  result<std::string> metadata() const {
+    return detail::text([&](char* buf, std::size_t capacity, std::size_t* len, tersa_error* err) {
+      return tersa_reader_metadata(get(), buf, capacity, len, err);
+    });
+  }
+
+  std::uint32_t n_streams() const noexcept { return tersa_reader_n_streams(get()); }
+
+  result<stream_info> stream(std::uint32_t number) const {
+    return detail::made<stream_info>([&](stream_info& out, tersa_error* err) {
+      return tersa_reader_stream(get(), number, &out, err);
+    });
+  }
+
+  /** Number of the stream of that layer and kind (TERSA_K or TERSA_V), if there is one. */
+  result<std::optional<std::uint32_t>> find(std::uint32_t layer, std::uint32_t kind, std::uint32_t part = 0) const {
+    return detail::found<std::uint32_t>(TERSA_ERR_NOT_FOUND, [&](std::uint32_t* out, tersa_error* err) {
+      return tersa_reader_find(get(), part, layer, kind, out, err);
+    });
+  }
+
+  /** Name of the codec of one head. */
+  result<std::string> codec_name(std::uint32_t stream, std::uint32_t head) const {
+    return detail::text([&](char* buf, std::size_t capacity, std::size_t* len, tersa_error* err) {
+      return tersa_reader_codec(get(), stream, head, buf, capacity, len, err);
+    });
+  }
+
+  /** What encoding lost of one head, if there is such a head and the file says so. */
+  result<std::optional<head_stats>> stats(std::uint32_t stream, std::uint32_t head) const {
+    return detail::found<head_stats>(TERSA_ERR_NOT_FOUND, [&](head_stats* out, tersa_error* err) {
+      return tersa_reader_stats(get(), stream, head, out, err);
+    });
+  }
+
+  /** Decodes `tokens` of `heads` of a stream into one layer; token `tokens.start` goes to token `first_token` of `dst`. */
+  result<void> read(std::uint32_t stream, range heads, range tokens, const kv& dst, std::size_t first_token = 0,
+                    workspace* ws = nullptr) const {
+    return detail::done([&](tersa_error* err) {
+      return tersa_reader_read(get(), stream, heads, tokens, dst.get(), first_token,
+                               ws == nullptr ? nullptr : ws->get(), err);
+    });
+  }
+
+  /** Compares every checksum; the count of chunks. */
+  result<std::uint64_t> verify() const {
+    return detail::made<std::uint64_t>(
+        [&](std::uint64_t& out, tersa_error* err) { return tersa_reader_verify(get(), &out, err); });
+  }
+
+ private:
+  template <class Source>
+  static std::int32_t supply(void* context, std::uint64_t offset, void* buf, std::size_t len) noexcept {
+#if TERSA_HPP_CAN_CATCH
+    try {
+      return (*static_cast<Source*>(context))(offset, buf, len) ? 0 : 1;
+    } catch (...) {
+      return 1;
+    }
+#else
+    return (*static_cast<Source*>(context))(offset, buf, len) ? 0 : 1;
+#endif
+  }
+};
+
+struct stream_params : tersa_stream_params {
+  stream_params() noexcept : tersa_stream_params{} { tersa_stream_params_init(this, sizeof(tersa_stream_params), nullptr); }
+  /** Layer and kind (TERSA_K or TERSA_V); `exact` are tokens that stay exact, kept by reference. */
+  stream_params(std::uint32_t of_layer, std::uint32_t of_kind, span<const std::uint32_t> exact_tokens = {}) noexcept
+      : stream_params() {
+    layer = of_layer;
+    kind = of_kind;
+    exact = exact_tokens.data();
+    n_exact = exact_tokens.size();
+  }
+};
+
+/** A container being written. Destroyed before `finish`, it leaves no file. */
+class writer : public detail::handle<tersa_writer, tersa_writer_destroy> {
+ public:
+  using handle::handle;
+
+  static result<writer> create(const char* path) {
+    return detail::opened<writer, tersa_writer>(
+        [&](tersa_writer** out, tersa_error* err) { return tersa_writer_create(path, out, err); });
+  }
+  static result<writer> create(const std::string& path) { return create(path.c_str()); }
+
+  /** Bytes go to `sink(bytes, n)`: `bool(const void*, std::size_t)`, false or an exception to fail. Kept by reference. */
+  template <class Sink>
+  static result<writer> create_callback(Sink& sink) {
+    return detail::opened<writer, tersa_writer>([&](tersa_writer** out, tersa_error* err) {
+      return tersa_writer_create_callback(&accept<Sink>, detail::context(sink), out, err);
+    });
+  }
+
+  /** Adds a stream as `c` encodes layer `codec_layer`; its number. */
+  result<std::uint32_t> add_stream(const stream_params& params, const codec& c, std::uint32_t codec_layer) {
+    return detail::made<std::uint32_t>([&](std::uint32_t& out, tersa_error* err) {
+      return tersa_writer_add_stream(get(), &params, c.get(), codec_layer, &out, err);
+    });
+  }
+
+  /** Encodes `tokens` of one layer and adds them to the end of a stream. */
+  result<void> append(std::uint32_t stream, const const_kv& src, range tokens, workspace* ws = nullptr) {
+    return detail::done([&](tersa_error* err) {
+      return tersa_writer_append(get(), stream, src.get(), tokens, ws == nullptr ? nullptr : ws->get(), err);
+    });
+  }
+
+  /** Writes the tables and gives the file its name. `metadata` is a JSON object, or null. */
+  result<void> finish(const char* metadata = nullptr) {
+    return detail::done([&](tersa_error* err) { return tersa_writer_finish(get(), metadata, err); });
+  }
+
+ private:
+  template <class Sink>
+  static std::int32_t accept(void* context, const void* data, std::size_t len) noexcept {
+#if TERSA_HPP_CAN_CATCH
+    try {
+      return (*static_cast<Sink*>(context))(data, len) ? 0 : 1;
+    } catch (...) {
+      return 1;
+    }
+#else
+    return (*static_cast<Sink*>(context))(data, len) ? 0 : 1;
+#endif
+  }
+};
+
+// ---- background jobs
+
+struct pool_params : tersa_pool_params {
+  pool_params() noexcept : tersa_pool_params{} { tersa_pool_params_init(this, sizeof(tersa_pool_params), nullptr); }
+};
+
+/** What became of a job. */
+using completion = tersa_completion;
+
+/** Bytes that an encode job wrote, or its failure. */
+inline result<std::size_t> written(const completion& done) {
+  return detail::made<std::size_t>([&](std::size_t& out, tersa_error* err) {
+    out = done.written;
+    *err = done.error;
+    return static_cast<tersa_status>(done.error.code);
+  });
+}
+
+/** Threads that encode and decode in the background. Destroying it waits for the threads; nothing is touched afterwards. */
+class pool : public detail::handle<tersa_pool, tersa_pool_destroy> {
+ public:
+  using handle::handle;
+
+  static result<pool> create(const pool_params& params = {}) {
+    return detail::opened<pool, tersa_pool>(
+        [&](tersa_pool** out, tersa_error* err) { return tersa_pool_create(&params, out, err); });
+  }
+
+  /**
+   * Queues what codec::encode does: the job's number, or nothing when the queue is full. The elements and `dst` belong to the job until its
+   * completion was taken or the pool is gone.
+   */
+  result<std::optional<std::uint64_t>> encode(const codec& c, const const_kv& k, const const_kv& v, range layers,
+                                              range tokens, mutable_bytes dst, std::uint64_t user_data = 0) const {
+    return detail::found<std::uint64_t>(TERSA_ERR_BUSY, [&](std::uint64_t* job, tersa_error* err) {
+      return tersa_pool_encode(get(), c.get(), k.get(), v.get(), layers, tokens, dst.data(), dst.size(), user_data,
+                               job, err);
+    });
+  }
+
+  /** Queues what codec::decode does. */
+  result<std::optional<std::uint64_t>> decode(const codec& c, bytes src, range layers, range tokens, const kv& k,
+                                              const kv& v, std::size_t first_token = 0,
+                                              std::uint64_t user_data = 0) const {
+    return detail::found<std::uint64_t>(TERSA_ERR_BUSY, [&](std::uint64_t* job, tersa_error* err) {
+      return tersa_pool_decode(get(), c.get(), src.data(), src.size(), layers, tokens, k.get(), v.get(), first_token,
+                               user_data, job, err);
+    });
+  }
+
+  /** Takes completions without waiting: the part of `room` that was filled. */
+  result<span<completion>> poll(span<completion> room) const {
+    return taken(room, [&](std::size_t* n, tersa_error* err) {
+      return tersa_pool_poll(get(), room.data(), room.size(), n, err);
+    });
+  }
+
+  /** As `poll`, but waits for the first completion; empty when there are no jobs to wait for. */
+  result<span<completion>> wait(span<completion> room) const { return wait_ms(room, UINT32_MAX); }
+
+  /** As `wait`, but for `timeout` at most (49 days at most); empty when time is up. */
+  result<span<completion>> wait(span<completion> room, std::chrono::milliseconds timeout) const {
+    const auto ms = timeout.count();
+    return wait_ms(room, ms <= 0 ? 0 : ms >= UINT32_MAX ? UINT32_MAX - 1 : static_cast<std::uint32_t>(ms));
+  }
+
+  /** Cancels a job; false if it is done already or there never was one. */
+  result<bool> cancel(std::uint64_t job) const {
+    return detail::made<bool>([&](bool& out, tersa_error* err) {
+      const tersa_status status = tersa_pool_cancel(get(), job, err);
+      out = status == TERSA_OK;
+      return status == TERSA_ERR_NOT_FOUND ? TERSA_OK : status;
+    });
+  }
+
+  /** Readable while completions wait to be taken, for poll or epoll; Linux only. It belongs to the pool. */
+  result<std::int32_t> event_fd() const {
+    return detail::made<std::int32_t>(
+        [&](std::int32_t& out, tersa_error* err) { return tersa_pool_event_fd(get(), &out, err); });
+  }
+
+ private:
+  result<span<completion>> wait_ms(span<completion> room, std::uint32_t ms) const {
+    return taken(room, [&](std::size_t* n, tersa_error* err) {
+      return tersa_pool_wait(get(), room.data(), room.size(), ms, n, err);
+    });
+  }
+
+  template <class Take>
+  static result<span<completion>> taken(span<completion> room, Take take) {
+    return detail::made<span<completion>>([&](span<completion>& out, tersa_error* err) {
+      std::size_t n = 0;
+      const tersa_status status = take(&n, err);
+      out = room.first(n);
+      return status;
+    });
+  }
+};
+
+}  // namespace throwing or returning
+}  // namespace tersa
+
+#endif
