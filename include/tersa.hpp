@@ -22,6 +22,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <iterator>
 #include <memory>
@@ -150,6 +151,26 @@ result<void> done(Call call) {
 #endif
   }
   return result<void>();
+}
+
+/** Asks `call(dst, capacity, written, err)` for a size, then for the bytes. */
+template <class Call>
+result<std::vector<std::byte>> saved(Call call) {
+  return made<std::vector<std::byte>>([&](std::vector<std::byte>& out, tersa_error* err) {
+    std::size_t n = 0;
+    const tersa_status status = call(nullptr, 0, &n, err);
+    if (status != TERSA_OK) return status;
+    out.resize(n);
+    return call(out.data(), n, &n, err);
+  });
+}
+
+/** Fails as a call of tersa.h would. */
+inline tersa_status refuse(tersa_error* err, const char* text) noexcept {
+  err->code = TERSA_ERR_ARGUMENT;
+  std::strncpy(err->message, text, sizeof err->message - 1);
+  err->message[sizeof err->message - 1] = 0;
+  return TERSA_ERR_ARGUMENT;
 }
 
 /** What `call(&value, err)` gives, or nothing where it answers `absent`. */
@@ -414,6 +435,10 @@ class workspace : public detail::handle<tersa_workspace, tersa_workspace_destroy
   result<void> reserve(const codec& c, std::size_t n_tokens);
 };
 
+namespace detail {
+inline tersa_workspace* raw(workspace* ws) noexcept { return ws == nullptr ? nullptr : ws->get(); }
+}  // namespace detail
+
 /** Defaults, to be changed field by field. */
 struct codec_params : tersa_codec_params {
   codec_params() noexcept : tersa_codec_params{} { tersa_codec_params_init(this, sizeof(tersa_codec_params), nullptr); }
@@ -452,12 +477,8 @@ class codec : public detail::handle<tersa_codec, tersa_codec_destroy> {
   }
 
   result<std::vector<std::byte>> save() const {
-    return detail::made<std::vector<std::byte>>([&](std::vector<std::byte>& out, tersa_error* err) {
-      std::size_t n = 0;
-      const tersa_status status = tersa_codec_save(get(), nullptr, 0, &n, err);
-      if (status != TERSA_OK) return status;
-      out.resize(n);
-      return tersa_codec_save(get(), out.data(), n, &n, err);
+    return detail::saved([&](void* dst, std::size_t capacity, std::size_t* n, tersa_error* err) {
+      return tersa_codec_save(get(), dst, capacity, n, err);
     });
   }
 
@@ -479,7 +500,7 @@ class codec : public detail::handle<tersa_codec, tersa_codec_destroy> {
                              workspace* ws = nullptr) const {
     return detail::made<std::size_t>([&](std::size_t& out, tersa_error* err) {
       return tersa_codec_encode(get(), k.get(), v.get(), layers, tokens, dst.data(), dst.size(), &out,
-                                ws == nullptr ? nullptr : ws->get(), err);
+                                detail::raw(ws), err);
     });
   }
 
@@ -493,7 +514,7 @@ class codec : public detail::handle<tersa_codec, tersa_codec_destroy> {
       if (status != TERSA_OK) return status;
       out.resize(n);
       status = tersa_codec_encode(get(), k.get(), v.get(), layers, tokens, out.data(), n, &n,
-                                  ws == nullptr ? nullptr : ws->get(), err);
+                                  detail::raw(ws), err);
       if (status == TERSA_OK) out.resize(n);
       return status;
     });
@@ -504,7 +525,7 @@ class codec : public detail::handle<tersa_codec, tersa_codec_destroy> {
                       workspace* ws = nullptr) const {
     return detail::done([&](tersa_error* err) {
       return tersa_codec_decode(get(), src.data(), src.size(), layers, tokens, k.get(), v.get(), first_token,
-                                ws == nullptr ? nullptr : ws->get(), err);
+                                detail::raw(ws), err);
     });
   }
 
@@ -594,7 +615,7 @@ class reader : public detail::handle<tersa_reader, tersa_reader_destroy> {
                     workspace* ws = nullptr) const {
     return detail::done([&](tersa_error* err) {
       return tersa_reader_read(get(), stream, heads, tokens, dst.get(), first_token,
-                               ws == nullptr ? nullptr : ws->get(), err);
+                               detail::raw(ws), err);
     });
   }
 
@@ -660,7 +681,7 @@ class writer : public detail::handle<tersa_writer, tersa_writer_destroy> {
   /** Encodes `tokens` of one layer and adds them to the end of a stream. */
   result<void> append(std::uint32_t stream, const const_kv& src, range tokens, workspace* ws = nullptr) {
     return detail::done([&](tersa_error* err) {
-      return tersa_writer_append(get(), stream, src.get(), tokens, ws == nullptr ? nullptr : ws->get(), err);
+      return tersa_writer_append(get(), stream, src.get(), tokens, detail::raw(ws), err);
     });
   }
 

@@ -78,7 +78,8 @@ fn build(source: &Path, tag: &str, flags: &[&str], link: &[&str]) -> PathBuf {
     let stem = source.file_stem().and_then(|s| s.to_str()).expect("a UTF-8 name");
     let dir = libraries().join("c-programs");
     std::fs::create_dir_all(&dir).expect("the target folder can be written");
-    let program = dir.join(format!("{stem}-{}-{tag}", if cpp { "cpp" } else { "c" }));
+    let kind = if source.starts_with(root().join("examples")) { "example" } else { "test" };
+    let program = dir.join(format!("{kind}-{stem}-{}-{tag}", if cpp { "cpp" } else { "c" }));
     let mut cmd = compile(&std::env::var(variable).unwrap_or_else(|_| default.into()), std, source);
     cmd.args(["-O1", "-g"]).args(flags).arg("-o").arg(&program);
     if link.is_empty() {
@@ -90,18 +91,25 @@ fn build(source: &Path, tag: &str, flags: &[&str], link: &[&str]) -> PathBuf {
     program
 }
 
-/// A started program has a folder of its own to write to.
-fn start(program: &Path) -> (Command, tempfile::TempDir) {
+/// What a program gets as its only argument: examples a container to read, tests a folder of their own to write to.
+fn argument(source: &Path, dir: &tempfile::TempDir) -> PathBuf {
+    if source.starts_with(root().join("examples")) {
+        return root().join("tests/golden/format-0.1/had_lm4-f16-64.tersa");
+    }
+    dir.path().to_owned()
+}
+
+fn start(source: &Path, program: &Path) -> (Command, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut cmd = Command::new(program);
-    cmd.arg(dir.path()).env("LD_LIBRARY_PATH", libraries());
+    cmd.arg(argument(source, &dir)).env("LD_LIBRARY_PATH", libraries());
     (cmd, dir)
 }
 
 #[test]
 fn programs_run_linked_statically() {
     for source in sources() {
-        let (mut cmd, _dir) = start(&build(&source, "static", &[], &[]));
+        let (mut cmd, _dir) = start(&source, &build(&source, "static", &[], &[]));
         run(&mut cmd);
     }
 }
@@ -109,7 +117,7 @@ fn programs_run_linked_statically() {
 #[test]
 fn programs_run_linked_dynamically() {
     for source in sources() {
-        let (mut cmd, _dir) = start(&build(&source, "shared", &[], &["-ltersa"]));
+        let (mut cmd, _dir) = start(&source, &build(&source, "shared", &[], &["-ltersa", "-lm"]));
         run(&mut cmd);
     }
 }
@@ -151,7 +159,7 @@ fn programs_run_under_address_sanitizer() {
     }
     for source in sources() {
         let flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
-        let (mut cmd, _dir) = start(&build(&source, "asan", &flags, &[]));
+        let (mut cmd, _dir) = start(&source, &build(&source, "asan", &flags, &[]));
         run(&mut cmd);
     }
 }
@@ -168,7 +176,7 @@ fn programs_run_under_valgrind() {
         let mut cmd = Command::new("valgrind");
         cmd.args(["--quiet", "--error-exitcode=1", "--leak-check=full", "--errors-for-leak-kinds=definite"]);
         // Valgrind offers AVX2 at most.
-        run(cmd.arg(&program).arg(dir.path()).env("TERSA_CPU", "avx2"));
+        run(cmd.arg(&program).arg(argument(&source, &dir)).env("TERSA_CPU", "avx2"));
     }
 }
 

@@ -3,8 +3,10 @@
 #![allow(clippy::print_stdout, reason = "a command line")]
 
 mod big;
+mod consumers;
 mod demo;
 mod header;
+mod install;
 mod llama;
 mod nostd;
 mod run;
@@ -17,6 +19,9 @@ usage: cargo xtask <chore>
 
   test [WORD...]   every check of the project; with words, only the steps whose name holds one of them
   header           write include/tersa.h and the list of exported symbols anew, from the crate ffi
+  install [OPTION VALUE...]
+                   build the C library and install it with its headers, pkg-config and CMake files;
+                   --prefix /usr/local, --destdir FOLDER, --libdir lib
   demo             compress the shipped dump of a real model and verify the result against it
   llama            let the real llama.cpp load states that went through tersa (builds it once, minutes)
   big [GIB]        compress a synthetic dump of 10 GiB and read a part of it, within the stated memory";
@@ -27,6 +32,7 @@ fn main() -> ExitCode {
     let done = match args[..] {
         ["test", ref words @ ..] => test::test(words),
         ["header"] => header::header(),
+        ["install", ref options @ ..] => install::install(options),
         ["demo"] => demo::demo(),
         ["llama"] => llama::llama(),
         ["big"] => big::big(10, "had+lm4"),

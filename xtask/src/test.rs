@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::nostd;
 use crate::run::{cargo, program, root, run, target, works};
+use crate::{consumers, nostd};
 
 /// What became of a step that did not fail.
 pub(crate) enum Outcome {
@@ -33,6 +33,7 @@ const STEPS: &[Step] = &[
     ("tests, command line at TERSA_CPU=scalar", || at_level("scalar")),
     ("tests, command line at TERSA_CPU=avx2", || at_level("avx2")),
     ("no_std static library linked into C", nostd::link_and_run),
+    ("installed library in projects of make and CMake", consumers::build_and_run),
     ("docs", || {
         run(cargo().env("RUSTDOCFLAGS", "-Dwarnings").args(["doc", "--workspace", "--no-deps"]))?;
         Ok(Outcome::Passed)
