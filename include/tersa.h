@@ -12,6 +12,10 @@
  * caller's buffers. A handle comes out of a function whose name ends in _create, _open or _load and goes back through
  * _destroy, which takes NULL. No call keeps a pointer of the caller unless it says so.
  *
+ * Names: tersa_kv (a cache of many layers) and tersa_view (the rows of one head) say where elements lie; tersa_codec_
+ * and tersa_pool_ pack caches into bytes, tersa_reader_ and tersa_writer_ keep them in .tersa containers, tersa_index_ tells
+ * which tokens to attend to and attends; tersa_workspace is the scratch memory of one thread for all of them.
+ *
  * Structs that start with struct_size are set up by their _init function, called with sizeof. Later versions
  * may add fields at the end; programs built against this header go on working.
  */
@@ -148,7 +152,7 @@ enum tersa_status
    */
   TERSA_ERR_CANCELLED = 15,
   /**
-   * The bytes were encoded by another codec than the one they were given to.
+   * The bytes were encoded by another codec, or by an index of other parameters, than the one they were given to.
    */
   TERSA_ERR_CODEC = 16,
   /**
@@ -226,9 +230,120 @@ typedef uint32_t tersa_dtype;
 #endif // __cplusplus
 
 /**
+ * Ways of keeping an index that have a name.
+ */
+enum tersa_index_preset
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * Ours: keys transformed by what the prompt's queries look at, 8 + head_dim / 32 codes of 6 bits, 2-bit codes for a
+   * second look at a tenth of the keys; 32 sinks, a window of 128, a tenth of the context selected.
+   */
+  TERSA_INDEX_DEFAULT = 0,
+  /**
+   * PQCache's for LongBench: 2 codes of 6 bits, 32 sinks, a tenth of the prompt as window and a tenth selected.
+   */
+  TERSA_INDEX_PAPER_2X6 = 1,
+  /**
+   * PQCache's for InfiniteBench: 4 codes of 8 bits, else the same.
+   */
+  TERSA_INDEX_PAPER_4X8 = 2,
+  /**
+   * The authors' later one: 2 codes of 6 bits, 128 sinks, a window of 128, a tenth of the prompt selected.
+   */
+  TERSA_INDEX_SKYLIGHT = 3,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum tersa_index_preset tersa_index_preset;
+#else
+typedef uint32_t tersa_index_preset;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What a `tersa_extent` counts.
+ */
+enum tersa_extent_unit
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * So many tokens.
+   */
+  TERSA_TOKENS = 0,
+  /**
+   * A share of the prompt's tokens behind the sinks.
+   */
+  TERSA_SHARE_OF_PROMPT = 1,
+  /**
+   * A share of the tokens behind the sinks that there are now.
+   */
+  TERSA_SHARE_OF_CONTEXT = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum tersa_extent_unit tersa_extent_unit;
+#else
+typedef uint32_t tersa_extent_unit;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * How the query heads that share a KV head agree on one set of tokens. With `s` a head's scaled score of a token and
+ * `p = exp(s) / sum over the tokens of exp(s)`:
+ */
+enum tersa_group_rule
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * The greatest sums of `p` over the heads; what PQCache does.
+   */
+  TERSA_GROUP_SOFTMAX_SUM = 0,
+  /**
+   * The greatest `p` of any head.
+   */
+  TERSA_GROUP_MAX = 1,
+  /**
+   * The greatest sums of `s` over the heads.
+   */
+  TERSA_GROUP_LOGIT_SUM = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum tersa_group_rule tersa_group_rule;
+#else
+typedef uint32_t tersa_group_rule;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
  * A codec for caches of one shape. A `const` one may be used by many threads at once.
  */
 typedef struct tersa_codec tersa_codec;
+
+/**
+ * The index of one KV head of one layer of one sequence: it codes the keys of an engine's cache and tells which tokens a
+ * query should attend to. (PQCache, Zhang et al., 2025.) Keys and values stay where the engine has them; each call is shown the keys
+ * of the whole sequence, token 0 first, and reads those it needs.
+ *
+ * Every token is in one of three parts: the first tokens (*sinks*); the *middle*, whose keys have codes, among which is
+ * selected; and the *tail*: at least the window and the current token. Sinks and tail are always attended to. A prompt
+ * too short to train on is all tail, and attention is dense.
+ *
+ * 1. `tersa_index_prefill` with the prompt's keys, at once or chunk by chunk as the cache fills.
+ * 2. Each step: the engine writes the token's key and value to its cache, `tersa_index_append`, `tersa_index_attend`. Or
+ *    `tersa_index_select`, and attention of its own over sinks, selected tokens and tail.
+ *
+ * Heads are independent: one thread may work on one head while others work on others, each with its own
+ * workspace. Select and attend take a `const` index, which many threads may share.
+ */
+typedef struct tersa_index tersa_index;
 
 /**
  * Threads and a queue. Unlike other handles, one pool may be used by many threads at once.
@@ -440,6 +555,223 @@ typedef struct tersa_blob_info {
    */
   uint64_t len_bytes;
 } tersa_blob_info;
+
+/**
+ * A number of tokens: so many, or a share.
+ */
+typedef struct tersa_extent {
+  /**
+   * A `tersa_extent_unit`.
+   */
+  uint32_t unit;
+  /**
+   * The number, for `TERSA_TOKENS`.
+   */
+  uint32_t tokens;
+  /**
+   * The share, 0 to 1, for the others.
+   */
+  double share;
+} tersa_extent;
+
+/**
+ * How the index of a KV head is kept.
+ */
+typedef struct tersa_index_params {
+  /**
+   * Set by `tersa_index_params_init`.
+   */
+  uint32_t struct_size;
+  /**
+   * Elements of a key.
+   */
+  uint32_t head_dim;
+  /**
+   * Query heads that share the KV head. To be set; `tersa_index_params_init` leaves 0.
+   */
+  uint32_t group;
+  /**
+   * First tokens, always attended to.
+   */
+  uint32_t sinks;
+  /**
+   * Last tokens before the current one, always attended to.
+   */
+  struct tersa_extent window;
+  /**
+   * Tokens selected among the others at each step.
+   */
+  struct tersa_extent budget;
+  /**
+   * Codes of a key: the sub-spaces that it is cut into.
+   */
+  uint32_t m;
+  /**
+   * Bits of a code: 4, 6 or 8.
+   */
+  uint32_t nbits;
+  /**
+   * A `tersa_group_rule`.
+   */
+  uint32_t rule;
+  /**
+   * 1 to learn from the prompt's queries where keys have to be coded well, else 0.
+   */
+  uint32_t transform;
+  /**
+   * Bits of the codes for a second look at the keys around the budget's edge: 2, 3 or 4; 0 for no second look.
+   */
+  uint32_t rerank_bits;
+  /**
+   * 1 to start training at rows drawn at random, as the paper does; 0 for k-means++.
+   */
+  uint32_t random_rows;
+  /**
+   * The share of the keys that gets the second look.
+   */
+  double rerank_band;
+  /**
+   * Iterations of training, at most.
+   */
+  uint32_t iterations;
+  /**
+   * Keys that training looks at for each centroid, at most; 0 for all.
+   */
+  uint32_t sample;
+  /**
+   * Seed of every random choice of training.
+   */
+  uint64_t seed;
+  /**
+   * Seed of the second look's rotation.
+   */
+  uint64_t rerank_seed;
+  /**
+   * Drift: tokens after which a new key's coding error weighs half as much.
+   */
+  uint32_t drift_half_life;
+  /**
+   * Drift: new keys before a refresh is due, at least.
+   */
+  uint32_t drift_at_least;
+  /**
+   * Drift: a refresh is due when new keys' errors are so many times those of the trained ones.
+   */
+  double drift_refresh_at;
+} tersa_index_params;
+
+/**
+ * The key or value rows of one KV head, one for each token of a sequence; only read. Elements are `TERSA_F32`, `TERSA_F16`,
+ * `TERSA_BF16` or `TERSA_Q8_0`, those of a row side by side.
+ *
+ * - `block_size` 0: `data` is the row of token 0, and rows are `row_stride` elements apart.
+ * - `block_size` N: token `t` lies in block `block_table[t / N]` of a pool; its row is
+ *   `block_table[t / N] * block_stride + (t % N) * row_stride` elements after `data`, which is where this head's first row
+ *   of block 0 is. With N = 1 the table names the place of every single token.
+ *
+ * Nobody may write to a row that a call reads while the call runs.
+ */
+typedef struct tersa_view {
+  /**
+   * Set by `tersa_view_init`.
+   */
+  uint32_t struct_size;
+  /**
+   * A `tersa_dtype`.
+   */
+  uint32_t dtype;
+  /**
+   * Elements of a row.
+   */
+  uint32_t dim;
+  /**
+   * Tokens of a block, 0 if there are no blocks.
+   */
+  uint32_t block_size;
+  /**
+   * Tokens.
+   */
+  size_t n_tokens;
+  /**
+   * See above; need not be aligned.
+   */
+  const void *data;
+  /**
+   * Bytes that belong to the caller from `data` on; nothing beyond is read.
+   */
+  size_t len_bytes;
+  /**
+   * Elements from one token's row to the next; 0 stands for `dim`.
+   */
+  size_t row_stride;
+  /**
+   * Which block of the pool holds tokens `N * i` to `N * i + N - 1`.
+   */
+  const uint32_t *block_table;
+  /**
+   * Length of `block_table`.
+   */
+  size_t n_block_table;
+  /**
+   * Elements from one block of the pool to the next.
+   */
+  size_t block_stride;
+} tersa_view;
+
+/**
+ * What an index holds.
+ */
+typedef struct tersa_index_info {
+  /**
+   * Set by `tersa_index_info_init`.
+   */
+  uint32_t struct_size;
+  /**
+   * 1 if there is a codebook.
+   */
+  uint32_t trained;
+  /**
+   * 1 if `tersa_index_refresh` is worth its cost: there are enough keys for a first codebook or twice as many as it was trained
+   * on, or new keys are coded much worse.
+   */
+  uint32_t refresh_due;
+  /**
+   * Bits of a key's codes.
+   */
+  uint32_t bits;
+  /**
+   * Tokens of the sequence.
+   */
+  size_t n_tokens;
+  /**
+   * Tokens of its prompt.
+   */
+  size_t n_prompt;
+  /**
+   * Tokens with codes. Those before are the sinks, those after the tail.
+   */
+  struct tersa_range middle;
+  /**
+   * Tokens of the window.
+   */
+  size_t window;
+  /**
+   * Tokens that are selected, if the middle has so many.
+   */
+  size_t budget;
+  /**
+   * Bytes on the heap, those shared with forks included.
+   */
+  size_t heap_bytes;
+  /**
+   * Keys appended since training.
+   */
+  uint64_t appended;
+  /**
+   * Recent coding error of new keys over that of the trained ones.
+   */
+  double drift;
+} tersa_index_info;
 
 /**
  * How a pool is made.
@@ -728,6 +1060,187 @@ tersa_status tersa_codec_load(const void *src,
                               struct tersa_error *err);
 
 /**
+ * Makes the index of an empty sequence. Under a microsecond.
+ */
+tersa_status tersa_index_create(const struct tersa_index_params *params,
+                                struct tersa_index **out,
+                                struct tersa_error *err);
+
+/**
+ * Frees an index; NULL is fine.
+ */
+void tersa_index_destroy(struct tersa_index *index);
+
+/**
+ * Makes an index of a sequence that goes on from here on its own, as for beam search or a shared prompt. Codebook and
+ * codes are shared until either writes.
+ */
+tersa_status tersa_index_fork(const struct tersa_index *index,
+                              struct tersa_index **out,
+                              struct tersa_error *err);
+
+/**
+ * The sequence has `keys->n_tokens` tokens now; those that are new are a prompt or the next chunk of one. Trains the
+ * codebook as soon as there are enough keys, and again when a later chunk doubles them; codes all new keys but the sinks and
+ * the window.
+ *
+ * `queries`, `[n_queries][head_dim]`, are some of the prompt's queries of the group's heads, in the order of tokens (all heads of
+ * one token, then those of the next), as attention sees them: after rotary embedding, before any scale. The last thousand tokens' are enough. The
+ * first training learns from them what the index should be good at, if the parameters say `transform`; there may be none.
+ *
+ * Cost: training, `iterations` times `sample` keys for each of the `2^nbits` centroids; then `head_dim * 2^nbits`
+ * multiply-adds a key. Takes memory.
+ *
+ * A key that holds a NaN or an infinity is `TERSA_ERR_ARGUMENT`: it and later keys stay without codes and are attended to densely.
+ */
+tersa_status tersa_index_prefill(struct tersa_index *index,
+                                 const struct tersa_view *keys,
+                                 const float *queries,
+                                 size_t n_queries,
+                                 struct tersa_workspace *workspace,
+                                 struct tersa_error *err);
+
+/**
+ * The sequence has `keys->n_tokens` tokens now; those that are new, usually one, were generated, and the last is the current one.
+ * Keys that leave the window are coded: `head_dim * 2^nbits` multiply-adds each. Takes memory only when the codes grow into
+ * a new block.
+ *
+ * Errors are those of `tersa_index_prefill`.
+ */
+tersa_status tersa_index_append(struct tersa_index *index,
+                                const struct tersa_view *keys,
+                                struct tersa_workspace *workspace,
+                                struct tersa_error *err);
+
+/**
+ * Selects the tokens of the middle that the queries `q`, `[group][head_dim]`, should attend to, as many as the budget says, and
+ * writes them to `tokens`, rising. `*n_tokens` becomes their number or, with `TERSA_ERR_SHORT_BUFFER`, the capacity
+ * that is needed; a capacity of 0 only asks for that.
+ *
+ * `scale` is what attention multiplies scores by, usually `1 / sqrt(head_dim)`. The same tokens at every CPU level; of equal ones
+ * the lower. Takes no memory with a workspace that has seen the size.
+ */
+tersa_status tersa_index_select(const struct tersa_index *index,
+                                const float *q,
+                                float scale,
+                                uint32_t *tokens,
+                                size_t capacity,
+                                size_t *n_tokens,
+                                struct tersa_workspace *workspace,
+                                struct tersa_error *err);
+
+/**
+ * Attention of the queries `q`, `[group][head_dim]`, over sinks, selected tokens and tail, by the exact rows of `keys` and `values`:
+ * `out`, `[group][values->dim]`, and, unless `lse` is NULL, the natural logarithm of each head's sum of exponentials, `[group]`, with which
+ * results of several calls are merged.
+ *
+ * `keys->n_tokens` says how far to look: if it is more than the index was told of, those tokens are tail too; if less, as for the
+ * earlier tokens of a batch, no token with codes may lie beyond. Takes no memory with a workspace that has seen the size.
+ */
+tersa_status tersa_index_attend(const struct tersa_index *index,
+                                const float *q,
+                                float scale,
+                                const struct tersa_view *keys,
+                                const struct tersa_view *values,
+                                float *out,
+                                float *lse,
+                                struct tersa_workspace *workspace,
+                                struct tersa_error *err);
+
+/**
+ * Gives this head another budget, as when a layer's budget is shared out by what its heads need.
+ */
+tersa_status tersa_index_set_budget(struct tersa_index *index,
+                                    struct tersa_extent budget,
+                                    struct tersa_error *err);
+
+/**
+ * The sequence keeps its first `n_tokens` tokens; more than it has change nothing.
+ */
+tersa_status tersa_index_truncate(struct tersa_index *index,
+                                  size_t n_tokens,
+                                  struct tersa_error *err);
+
+/**
+ * The tokens of a range left the sequence, and later ones moved down, to tokens lower by as many: eviction, or a context shift. If
+ * their keys were rotated to new positions, go on with `tersa_index_recode`. Cost: one copy of the later codes.
+ */
+tersa_status tersa_index_remove(struct tersa_index *index,
+                                struct tersa_range tokens,
+                                struct tersa_error *err);
+
+/**
+ * The keys of a range are others now, as when an engine rotates them to other positions: those of the middle get new
+ * codes, `head_dim * 2^nbits` multiply-adds each.
+ */
+tersa_status tersa_index_recode(struct tersa_index *index,
+                                struct tersa_range tokens,
+                                const struct tersa_view *keys,
+                                struct tersa_workspace *workspace,
+                                struct tersa_error *err);
+
+/**
+ * Trains the codebook again on the keys there are and codes the middle anew; costs what `tersa_index_prefill` does.
+ * `iterations` are those at most, 0 for what the parameters say; `queries` matter only if the index was never trained.
+ *
+ * To do this beside the decoding: fork the index, refresh the fork in another thread, `tersa_index_append` to the fork what came
+ * meanwhile, and use it in the place of the index. The keys must not move until then.
+ */
+tersa_status tersa_index_refresh(struct tersa_index *index,
+                                 const struct tersa_view *keys,
+                                 const float *queries,
+                                 size_t n_queries,
+                                 uint32_t iterations,
+                                 struct tersa_workspace *workspace,
+                                 struct tersa_error *err);
+
+/**
+ * Sets `*info` to zeros. `struct_size` is `sizeof *info`.
+ */
+tersa_status tersa_index_info_init(struct tersa_index_info *info,
+                                   size_t struct_size,
+                                   struct tersa_error *err);
+
+/**
+ * Looks at an index. Under a microsecond but for long sequences.
+ */
+tersa_status tersa_index_inspect(const struct tersa_index *index,
+                                 struct tersa_index_info *info,
+                                 struct tersa_error *err);
+
+/**
+ * Writes the index to `dst`, as an entry of a container's index section (docs/format.md, section 8), so that a session that is loaded
+ * again selects without training. `*written` becomes its size, also with `TERSA_ERR_SHORT_BUFFER`; a capacity of 0 only asks for
+ * that. Takes memory.
+ */
+tersa_status tersa_index_save(const struct tersa_index *index,
+                              void *dst,
+                              size_t capacity,
+                              size_t *written,
+                              struct tersa_error *err);
+
+/**
+ * Makes the index of a sequence of `n_tokens` tokens from what `tersa_index_save` wrote when it had as many. `params` are those it was
+ * made with; `TERSA_ERR_CODEC` if codes of that shape are not what the bytes hold.
+ */
+tersa_status tersa_index_load(const struct tersa_index_params *params,
+                              size_t n_tokens,
+                              const void *src,
+                              size_t len,
+                              struct tersa_index **out,
+                              struct tersa_error *err);
+
+/**
+ * Sets `*params` to a preset for keys of `head_dim` elements; `preset` is a `tersa_index_preset`. `group` is left 0, to be set.
+ * `struct_size` is `sizeof *params`.
+ */
+tersa_status tersa_index_params_init(struct tersa_index_params *params,
+                                     size_t struct_size,
+                                     uint32_t preset,
+                                     uint32_t head_dim,
+                                     struct tersa_error *err);
+
+/**
  * Sets `*params` to one thread and 64 jobs. `struct_size` is `sizeof *params`.
  */
 tersa_status tersa_pool_params_init(struct tersa_pool_params *params,
@@ -973,6 +1486,11 @@ tersa_status tersa_cpu_lower_to(uint32_t level,
                                 struct tersa_error *err);
 
 /**
+ * Sets `*view` to no tokens of f16. `struct_size` is `sizeof *view`.
+ */
+tersa_status tersa_view_init(struct tersa_view *view, size_t struct_size, struct tersa_error *err);
+
+/**
  * Makes a workspace. Calls take NULL in place of one and then take memory for themselves each time.
  */
 tersa_status tersa_workspace_create(struct tersa_workspace **out, struct tersa_error *err);
@@ -984,6 +1502,15 @@ tersa_status tersa_workspace_reserve(struct tersa_workspace *workspace,
                                      const struct tersa_codec *codec,
                                      size_t n_tokens,
                                      struct tersa_error *err);
+
+/**
+ * Takes the memory now that indexes like `index` will need for sequences of up to `n_tokens` tokens with values of `dim_v` elements.
+ */
+tersa_status tersa_workspace_reserve_index(struct tersa_workspace *workspace,
+                                           const struct tersa_index *index,
+                                           size_t n_tokens,
+                                           uint32_t dim_v,
+                                           struct tersa_error *err);
 
 /**
  * Frees a workspace; NULL is fine.

@@ -54,6 +54,11 @@ fn check_len<T>(p: *const T, len: usize, what: &str) -> Result<bool, Failure> {
     Ok(true)
 }
 
+/// What [`slice_mut`] checks, for outputs that are compared with the inputs before they are borrowed.
+pub(crate) fn check_out<T>(p: *mut T, len: usize, what: &str) -> Result<(), Failure> {
+    check_len(p.cast_const(), len, what).map(|_| ())
+}
+
 /// # Safety
 /// `p` points to `len` elements that nobody writes to during the call; NULL will do for none.
 pub(crate) unsafe fn slice<'a, T>(p: *const T, len: usize, what: &str) -> Result<&'a [T], Failure> {

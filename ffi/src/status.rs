@@ -5,8 +5,11 @@ use std::ffi::c_char;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use tersa_core::attention::AttentionError;
 use tersa_core::codec::{CodecError, SideError, SpecError, StoredSideError};
 use tersa_core::format::{FormatError, ReadError, Region, WriteError};
+use tersa_core::kv::KvError;
+use tersa_core::pq::PqError;
 
 /// What a call returns. Numbers are never reused; a caller must expect numbers that its header does not know.
 #[repr(i32)]
@@ -44,7 +47,7 @@ pub enum tersa_status {
     TERSA_ERR_BUSY = 14,
     /// The job was cancelled.
     TERSA_ERR_CANCELLED = 15,
-    /// The bytes were encoded by another codec than the one they were given to.
+    /// The bytes were encoded by another codec, or by an index of other parameters, than the one they were given to.
     TERSA_ERR_CODEC = 16,
     /// A defect of this library; the handle that was in use should be destroyed.
     TERSA_ERR_PANIC = 17,
@@ -131,6 +134,36 @@ impl From<CodecError> for Failure {
             CodecError::ShortBuffer { .. } => S::TERSA_ERR_SHORT_BUFFER,
             CodecError::Corrupt { .. } => S::TERSA_ERR_CORRUPT,
             _ => S::TERSA_ERR_UNSUPPORTED,
+        };
+        Self::new(status, format_args!("{e}"))
+    }
+}
+
+impl From<AttentionError> for Failure {
+    fn from(e: AttentionError) -> Self {
+        let status = match e {
+            AttentionError::OutOfBounds { .. } => S::TERSA_ERR_SHORT_BUFFER,
+            AttentionError::Type { .. } => S::TERSA_ERR_UNSUPPORTED,
+            _ => S::TERSA_ERR_ARGUMENT,
+        };
+        Self::new(status, format_args!("{e}"))
+    }
+}
+
+impl From<PqError> for Failure {
+    fn from(e: PqError) -> Self {
+        Self::new(S::TERSA_ERR_ARGUMENT, format_args!("{e}"))
+    }
+}
+
+impl From<KvError> for Failure {
+    fn from(e: KvError) -> Self {
+        let status = match e {
+            KvError::OtherIndex { .. } => S::TERSA_ERR_CODEC,
+            KvError::Corrupt { .. } => S::TERSA_ERR_CORRUPT,
+            KvError::Untrained => S::TERSA_ERR_STATE,
+            KvError::Attention(e) => return e.into(),
+            _ => S::TERSA_ERR_ARGUMENT,
         };
         Self::new(status, format_args!("{e}"))
     }

@@ -444,7 +444,7 @@ impl Places {
 }
 
 /// Bytes of a stride of whole blocks.
-fn whole(dtype: DType, elements: usize, what: &str) -> Result<usize, Failure> {
+pub(crate) fn whole(dtype: DType, elements: usize, what: &str) -> Result<usize, Failure> {
     match dtype.bytes_for(elements) {
         Some(bytes) => Ok(bytes),
         None => fail!(

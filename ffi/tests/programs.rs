@@ -117,7 +117,8 @@ fn programs_run_linked_statically() {
 #[test]
 fn programs_run_linked_dynamically() {
     for source in sources() {
-        let (mut cmd, _dir) = start(&source, &build(&source, "shared", &[], &["-ltersa", "-lm"]));
+        let (mut cmd, _dir) =
+            start(&source, &build(&source, "shared", &[], &["-ltersa", "-lpthread", "-lm"]));
         run(&mut cmd);
     }
 }

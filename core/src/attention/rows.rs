@@ -2,7 +2,7 @@
 
 use super::AttentionError;
 use crate::kernels::attend::{BLOCK, Format, RowBlock};
-use crate::num::DType;
+use crate::num::{DType, convert};
 use crate::view::KvView;
 use core::ops::Range;
 
@@ -217,6 +217,34 @@ impl<'a> Rows<'a> {
         self.row_bytes
     }
 
+    /// Converts the rows of `tokens` to `f32`, `[tokens][dim]`. Allocates nothing.
+    ///
+    /// # Errors
+    /// [`AttentionError::Token`] or [`AttentionError::Range`] if not all tokens have a row, [`AttentionError::Length`] unless
+    /// `out` has as many elements.
+    pub fn to_f32(&self, tokens: Range<usize>, out: &mut [f32]) -> Result<(), AttentionError> {
+        Tokens::Range(tokens.clone()).check(self.n_tokens)?;
+        let expected = tokens.len() * self.dim;
+        if out.len() != expected {
+            return Err(AttentionError::Length { expected, got: out.len() });
+        }
+        let mut rest = out;
+        let mut token = tokens.start;
+        while token < tokens.end && self.dim > 0 {
+            let (bytes, start, n) = self.run(token, tokens.end - token);
+            let dense = self.stride == self.row_bytes;
+            let (rows, len) = if dense { (1, n * self.row_bytes) } else { (n, self.row_bytes) };
+            for i in 0..rows {
+                let to;
+                (to, rest) = core::mem::take(&mut rest).split_at_mut(n / rows * self.dim);
+                convert::to_f32(self.dtype, &bytes[start + i * self.stride..][..len], to)
+                    .map_err(|_| AttentionError::SplitBlock { dtype: self.dtype, dim: self.dim })?;
+            }
+            token += n;
+        }
+        Ok(())
+    }
+
     /// Bytes from the first byte of the first of `n` rows to the last byte of the last.
     fn reach(&self, n: usize) -> u128 {
         if n == 0 { 0 } else { (n as u128 - 1) * self.stride as u128 + self.row_bytes as u128 }
@@ -257,6 +285,13 @@ impl<'a> Rows<'a> {
 
     /// Up to `most` rows from `token` on, as many as its page holds; returns how many.
     fn push_page(&self, token: usize, most: usize, block: &mut RowBlock<'a>) -> usize {
+        let (bytes, start, n) = self.run(token, most);
+        block.push_run(bytes, start, self.stride, n);
+        n
+    }
+
+    /// Where up to `most` rows from `token` on lie, as many as its page holds: data, offset of the first, how many.
+    fn run(&self, token: usize, most: usize) -> (&'a [u8], usize, usize) {
         let (bytes, base, block_size) = match self.layout {
             Layout::Strided(data) => (data, 0, usize::MAX),
             Layout::Paged { blocks, block_size } => (blocks[token / block_size], 0, block_size),
@@ -266,9 +301,7 @@ impl<'a> Rows<'a> {
             }
         };
         let row = token % block_size;
-        let n = most.min(block_size - row);
-        block.push_run(bytes, base + row * self.stride, self.stride, n);
-        n
+        (bytes, base + row * self.stride, most.min(block_size - row))
     }
 }
 

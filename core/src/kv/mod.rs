@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`config`] | sinks, window, budget, codes: presets |
 //! | [`index`] | codebook and codes of one head: train, append, select |
+//! | [`head_index`] | the same for a sequence whose rows lie elsewhere: sinks, coded tokens, tail |
 //! | [`cache`] | a layer: rows and indexes of all heads, decode steps |
 //! | [`store`] | exact rows of a head, in blocks that forks share |
 //! | [`ring`] | which slot of a device's window buffer holds which token |
@@ -18,6 +19,7 @@ mod coded;
 pub mod config;
 pub mod drift;
 mod error;
+pub mod head_index;
 pub mod index;
 pub mod ring;
 pub mod store;
@@ -26,4 +28,5 @@ pub use cache::{HeadCache, HeadScratch, LayerShape, PqCache};
 pub use coded::{CodedScratch, coded_top_k};
 pub use config::{Extent, PqConfig, Preset};
 pub use error::KvError;
+pub use head_index::{HeadIndex, IndexScratch, KeyRows};
 pub use index::PqIndex;
