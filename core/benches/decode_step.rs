@@ -1,7 +1,7 @@
 //! One sparse decode step of one KV head (tables, scan, select, gather, attend) against dense attention over the same rows,
 //! both memory-cold: the steps rotate through more rows than any cache holds.
 //!
-//! `cargo bench -p tersa-core --bench decode_step [-- GIB [CONTEXT]...]` (1.6 GiB of rows and 8192 32768 131072 unless said
+//! `cargo bench -p tersa-core --bench decode_step [-- [PRESET]... GIB [CONTEXT]...]` (both presets, 1.6 GiB of rows and 8192 32768 131072 unless said
 //! otherwise). Times are first quartiles of at least one round, dense and sparse steps taking turns; `TERSA_CPU` lowers the level.
 #![allow(clippy::print_stdout, reason = "the table is the result")]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "sizes far below 2^53")]
@@ -169,6 +169,8 @@ fn main() {
     }
     let mut numbers = std::env::args().skip(1).filter_map(|a| a.parse::<f64>().ok());
     let bytes = (numbers.next().unwrap_or(1.6) * f64::from(1 << 30)) as usize;
+    let named: Vec<String> = std::env::args().filter(|a| Preset::from_name(a).is_some()).collect();
+    let wanted = |name: &str| named.is_empty() || named.iter().any(|n| n == name);
     let mut contexts: Vec<usize> = numbers.map(|n| n as usize).collect();
     if contexts.is_empty() {
         contexts = vec![8192, 32768, 131_072];
@@ -180,7 +182,7 @@ fn main() {
     );
     println!("preset          heads  context  budget    dense   sparse  ratio   select  dense GB/s");
     for n in contexts {
-        for preset in [Preset::Default, Preset::PaperLongBench] {
+        for preset in [Preset::Default, Preset::PaperLongBench].into_iter().filter(|p| wanted(p.name())) {
             let config = PqConfig {
                 sinks: 32,
                 window: Extent::Tokens(128),

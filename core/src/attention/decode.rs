@@ -111,7 +111,7 @@ impl Decode {
             values.block(tokens, at, &mut value_rows);
             at += BLOCK;
             keys.block(tokens, at, next);
-            let mut ahead = [Ahead::new(now, &value_rows, BLOCK), Ahead::new(&value_rows, next, BLOCK)];
+            let mut ahead = [Ahead::new(now, &value_rows), Ahead::new(&value_rows, next)];
             let (mut heads, mut acc) = (q, &mut self.acc[..]);
             for (tile, queries) in self.tiles.iter_mut().zip(&self.queries) {
                 let (tile_q, tile_acc);
@@ -122,7 +122,7 @@ impl Decode {
                 kernel::soften(level, tile, now.len());
                 kernel::weigh(level, values.format(), tile, tile_acc, self.dim_v, &value_rows, ahead[1]);
                 // The other tiles find everything in the cache.
-                ahead = [Ahead::new(&none, &none, 0); 2];
+                ahead = [Ahead::new(&none, &none); 2];
             }
             (now, next) = (next, now);
         }
@@ -263,8 +263,7 @@ pub(super) fn scores_at(
             let mut at = start;
             while at < end {
                 keys.block(tokens, at + BLOCK, next);
-                let ahead =
-                    if head == 0 { Ahead::new(now, next, BLOCK) } else { Ahead::new(&none, &none, 0) };
+                let ahead = if head == 0 { Ahead::new(now, next) } else { Ahead::new(&none, &none) };
                 kernel::scores(level, keys.format(), &mut tile, q, 1.0, now, ahead);
                 for g in 0..size {
                     for (t, out) in out[(head + g) * n + at..][..now.len()].iter_mut().enumerate() {

@@ -275,10 +275,22 @@ impl<'a> Rows<'a> {
                     token += self.push_page(token, end - token, block);
                 }
             }
-            (Tokens::List(list), _) => {
+            (Tokens::List(list), Layout::Paged { blocks, block_size }) => {
+                let pages = Pages::new(block_size);
                 for &token in &list[at..at + n] {
-                    self.push_page(token as usize, 1, block);
+                    let (page, row) = pages.place(token as usize);
+                    block.push_row(blocks[page], row * self.stride);
                 }
+                block.repeat_last();
+            }
+            (Tokens::List(list), Layout::Table { slab, table, blocks }) => {
+                let pages = Pages::new(blocks.block_size);
+                for &token in &list[at..at + n] {
+                    let (page, row) = pages.place(token as usize);
+                    let first = table[page] as usize * blocks.block_stride + blocks.first_row;
+                    block.push_row(slab, first + row * self.stride);
+                }
+                block.repeat_last();
             }
         }
     }
@@ -302,6 +314,29 @@ impl<'a> Rows<'a> {
         };
         let row = token % block_size;
         (bytes, base + row * self.stride, most.min(block_size - row))
+    }
+}
+
+/// Where tokens lie in pages. Pages are mostly powers of two long, and a division takes longer than all else that an
+/// address needs.
+#[derive(Clone, Copy)]
+struct Pages {
+    block_size: usize,
+    shift: Option<u32>,
+}
+
+impl Pages {
+    fn new(block_size: usize) -> Self {
+        Self { block_size, shift: block_size.is_power_of_two().then(|| block_size.trailing_zeros()) }
+    }
+
+    /// The page of a token and its row there.
+    #[inline]
+    fn place(self, token: usize) -> (usize, usize) {
+        match self.shift {
+            Some(shift) => (token >> shift, token & (self.block_size - 1)),
+            None => (token / self.block_size, token % self.block_size),
+        }
     }
 }
 

@@ -64,7 +64,8 @@ pub struct Training {
 pub struct Rerank {
     /// Bits of a code: 2, 3 or 4.
     pub bits: u8,
-    /// The share of the keys that is looked at again, half of them above the edge and half below.
+    /// The share of the keys that is looked at again, two fifths of them above the edge and the rest below; at most four
+    /// times the budget.
     pub band: f64,
     /// Seed of the rotation.
     pub seed: u64,

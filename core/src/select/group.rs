@@ -1,10 +1,12 @@
 //! One score a token from the scores of the query heads that share a KV head.
 
+use super::cut::{self, cut};
 use super::topk::{TopKScratch, top_k_f32, top_k_u16};
 use crate::cpu::{self, Level};
 #[cfg(feature = "alloc")]
 use crate::kernels::softmax::sum_counted;
 use crate::kernels::softmax::{Head, How, Scores, add, greatest, sum};
+use crate::kernels::topk::{Cut, emit};
 use core::f32::consts::LOG2_E;
 
 /// How the query heads of a group agree on one set of tokens. With `s` a head's score of a token, `c` the head's scale and
@@ -50,8 +52,10 @@ pub fn combine_f32(rule: GroupRule, scores: &[f32], scales: &[f32], out: &mut [f
     combine_at(cpu::level(), rule, scores, scales, out);
 }
 
-/// The `k` best tokens of a group: [`combine`] into `weights` `[n]`, then [`top_k_f32`]. With one head every rule is
-/// monotone, so its scores are ranked as they are, without powers, and `weights` is not touched.
+/// The `k` best tokens of a group: those that [`combine`] and then [`top_k_f32`] give. `weights` `[n]` is working memory. With one
+/// head every rule is monotone, so its scores are ranked as they are, without powers, and `weights` is not touched. Sums of
+/// softmax of at most 16 heads are weighed coarsely first, in whole numbers, and only tokens close to the `k`-th exactly: one power
+/// for each score (for the denominators) and a coarse one, which is a fifth of the work.
 ///
 /// # Panics
 /// As [`combine`] and [`top_k_f32`].
@@ -67,8 +71,27 @@ pub fn group_top_k_u16(
     if is_monotone(scales) {
         return top_k_u16(scores, k, out, scratch);
     }
+    let n = weights.len();
+    if rule == GroupRule::SoftmaxSum && scales.len() <= cut::HEADS && (1..n).contains(&k) {
+        check(scores, scales, n);
+        let level = cpu::level();
+        let mut heads = [Softmax::NONE; cut::HEADS];
+        let heads = &mut heads[..scales.len()];
+        softmaxes(level, scores, scales, heads);
+        let (marks, rest) = bytemuck::cast_slice_mut::<f32, u32>(weights).split_at_mut(n.div_ceil(2));
+        let marks = &mut bytemuck::cast_slice_mut(marks)[..n];
+        if let Some([_, mark]) = cut(level, heads, scores, [0, k], marks, halves(rest), scratch) {
+            return emit(level, marks, &mut Cut { value: mark, ties: 0 }, 0, out);
+        }
+    }
     combine(rule, scores, scales, weights);
     top_k_f32(weights, k, out, scratch)
+}
+
+/// Both halves of a buffer.
+pub(crate) fn halves(buffer: &mut [u32]) -> [&mut [u32]; 2] {
+    let (a, b) = buffer.split_at_mut(buffer.len() / 2);
+    [a, b]
 }
 
 /// As [`group_top_k_u16`], of `f32` scores.
@@ -109,6 +132,39 @@ pub(crate) fn combine_counted(
     });
 }
 
+/// The softmax of one head over all tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Softmax {
+    /// With the weight of the greatest score.
+    pub(crate) head: Head,
+    /// The denominator, of which that weight is the inverse.
+    pub(crate) sum: f64,
+}
+
+impl Softmax {
+    pub(crate) const NONE: Self = Self { head: Head { greatest: 0.0, exponent: 0.0, weight: 1.0 }, sum: 1.0 };
+
+    fn new<S: Scores>(
+        level: Level,
+        scores: &[S],
+        scale: f32,
+        mut sum: impl FnMut(Head, &[S]) -> f64,
+    ) -> Self {
+        let mut head = Head { greatest: greatest(level, scores), exponent: scale * LOG2_E, weight: 1.0 };
+        let sum = sum(head, scores);
+        head.weight = inverse(sum);
+        Self { head, sum }
+    }
+}
+
+/// The softmax of every head, `scores` being `[group][n]` of at least one token.
+pub(crate) fn softmaxes(level: Level, scores: &[u16], scales: &[f32], out: &mut [Softmax]) {
+    let n = scores.len() / scales.len();
+    for ((out, &scale), scores) in out.iter_mut().zip(scales).zip(scores.chunks_exact(n)) {
+        *out = Softmax::new(level, scores, scale, |head, scores| sum(level, scores, head));
+    }
+}
+
 /// One head, whose scores rise as their powers do. (A scale of 0 makes all tokens equal.)
 pub(crate) fn is_monotone(scales: &[f32]) -> bool {
     matches!(scales, [scale] if *scale > 0.0)
@@ -134,9 +190,7 @@ fn combine_with<S: Scores>(
     mut sum: impl FnMut(Head, &[S]) -> f64,
 ) {
     let n = out.len();
-    assert!(!scales.is_empty(), "a group has at least one head");
-    assert_eq!(scores.len(), scales.len() * n, "scores are [group][n]");
-    assert!(scales.iter().all(|s| *s >= 0.0 && s.is_finite()), "scales are finite and not negative");
+    check(scores, scales, n);
     if n == 0 {
         return;
     }
@@ -151,9 +205,7 @@ fn combine_with<S: Scores>(
             if rule == GroupRule::LogitSum {
                 head.exponent = scale;
             } else {
-                head.greatest = greatest(level, scores);
-                head.exponent = scale * LOG2_E;
-                head.weight = inverse(sum(*head, scores));
+                *head = Softmax::new(level, scores, scale, &mut sum).head;
             }
         }
         for (b, out) in out.chunks_mut(TOKENS).enumerate() {
@@ -163,6 +215,12 @@ fn combine_with<S: Scores>(
             }
         }
     }
+}
+
+fn check<S>(scores: &[S], scales: &[f32], n: usize) {
+    assert!(!scales.is_empty(), "a group has at least one head");
+    assert_eq!(scores.len(), scales.len() * n, "scores are [group][n]");
+    assert!(scales.iter().all(|s| *s >= 0.0 && s.is_finite()), "scales are finite and not negative");
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "the rounding to f32 is meant")]

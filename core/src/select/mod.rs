@@ -35,6 +35,7 @@
 
 mod block;
 mod budget;
+mod cut;
 mod group;
 mod nucleus;
 #[cfg(feature = "alloc")]
@@ -44,7 +45,9 @@ mod tests;
 mod topk;
 
 #[cfg(feature = "alloc")]
-pub(crate) use group::{combine_counted, is_monotone};
+pub(crate) use cut::Cuts;
+#[cfg(feature = "alloc")]
+pub(crate) use group::{Softmax, combine_counted, is_monotone, softmaxes};
 
 pub use block::{BlockRule, block_scores};
 pub use budget::{head_budgets, share_out};

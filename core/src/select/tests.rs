@@ -1,6 +1,7 @@
 //! Selection against sorting, group rules against `f64`, budgets against their definition; at every level.
 
-use super::group::combine_at;
+use super::cut::{Cuts, cut};
+use super::group::{Softmax, combine_at, halves, softmaxes};
 use super::nucleus::nucleus_at;
 use super::topk::{top_k, write_out};
 use super::*;
@@ -269,6 +270,65 @@ fn one_head_is_ranked_by_its_scores_and_several_by_the_rule() {
         let k = group_top_k_u16(rule, &words[..n], &[0.0], 3, &mut weights, &mut out, &mut scratch);
         assert_eq!(out[..k], [0, 1, 2], "a scale of 0 makes all equal");
     }
+}
+
+/// Scores that are nearly normal, as sums of table entries are, of heads that agree in part.
+fn group_scores(rng: &mut Xoshiro256pp, group: usize, n: usize) -> Vec<u16> {
+    let mut some = |most: u64| (0..4).map(|_| rng.below(most)).sum::<u64>();
+    let shared: Vec<u64> = (0..n).map(|_| some(8000)).collect();
+    (0..group * n).map(|i| u16::try_from(shared[i % n] + some(8000)).unwrap()).collect()
+}
+
+#[test]
+fn both_cuts_take_what_exact_sums_of_all_tokens_say() {
+    let mut scratch = scratch();
+    let mut rng = Xoshiro256pp::new(11);
+    let mut decided = 0;
+    for n in [300, 4096, 9001, 20_000] {
+        for group in [1, 2, 8, 17] {
+            let mut scores = group_scores(&mut rng, group, n);
+            // Equal tokens, among them many at the edges.
+            for t in (0..n).step_by(3) {
+                let from = rng.below(40);
+                (0..group).for_each(|h| scores[h * n + t] = scores[h * n + usize::try_from(from).unwrap()]);
+            }
+            for span in [0.5, 12.0, 60.0, 600.0] {
+                let scales: Vec<f32> = (0..group).map(|h| span / 50_000.0 * (1.0 + h as f32 * 0.1)).collect();
+                for rule in RULES {
+                    for ks in [[0, n / 50], [n / 50, n / 40], [n / 8, n / 4], [n / 5, n / 5 + 1], [n - 9, n]]
+                    {
+                        let mut weights = vec![0.0; n];
+                        combine_at(Level::Scalar, rule, &scores, &scales, &mut weights);
+                        if group == 1 {
+                            weights = scores.iter().map(|&s| f32::from(s)).collect();
+                        }
+                        let want = ks.map(|k| reference(&weights, k));
+                        for level in cpu::levels() {
+                            let mut heads = vec![Softmax::NONE; group];
+                            softmaxes(level, &scores, &scales, &mut heads);
+                            let (mut marks, mut spare) = (vec![9; n], vec![0; n]);
+                            let cuts = Cuts { level, scales: &scales, scores: &scores, ks };
+                            let at =
+                                cuts.mark(rule, &heads, &mut marks, &mut weights, &mut spare, &mut scratch);
+                            for (at, want) in at.into_iter().zip(&want) {
+                                let got: Vec<u32> =
+                                    (0..).zip(&marks).filter(|(_, m)| **m > at).map(|(i, _)| i).collect();
+                                assert!(got == *want, "{level} {rule:?} n {n} group {group} {span} {ks:?}");
+                            }
+                            if rule == GroupRule::SoftmaxSum && group > 1 && ks[1] < n {
+                                let spare = halves(&mut spare);
+                                decided += usize::from(
+                                    cut(level, &heads, &scores, ks, &mut marks, spare, &mut scratch)
+                                        .is_some(),
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(decided > 40, "coarse sums decide {decided} times");
 }
 
 /// The definition of top-p, with the same rounding of weights.

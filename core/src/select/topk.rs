@@ -106,12 +106,12 @@ pub fn top_k_of(ids: &[u32], scores: &[f32], k: usize, out: &mut [u32], scratch:
 
 /// The threshold of [`top_k_u16`], without indices; `None` if `k` or the number of scores is 0.
 pub fn kth_u16(scores: &[u16], k: usize, scratch: &mut TopKScratch) -> Option<Threshold<u16>> {
-    kth(cpu::level(), scores, k, scratch)
+    kth_at(cpu::level(), scores, k, scratch)
 }
 
 /// The threshold of [`top_k_f32`], without indices; `None` if `k` or the number of scores is 0.
 pub fn kth_f32(scores: &[f32], k: usize, scratch: &mut TopKScratch) -> Option<Threshold<f32>> {
-    kth(cpu::level(), scores, k, scratch)
+    kth_at(cpu::level(), scores, k, scratch)
 }
 
 /// Writes the indices that `threshold` selects, which may come from other scores: the first `threshold.ties` equals.
@@ -179,7 +179,7 @@ pub(super) fn top_k<T: Score>(
     out: &mut [u32],
     scratch: &mut TopKScratch,
 ) -> usize {
-    kth(level, scores, k, scratch).map_or(0, |threshold| write_out(level, scores, threshold, out))
+    kth_at(level, scores, k, scratch).map_or(0, |threshold| write_out(level, scores, threshold, out))
 }
 
 pub(super) fn write_out<T: Score>(
@@ -224,7 +224,12 @@ impl Span {
 }
 
 /// The threshold of the `k` best scores (of all, if there are fewer); `None` for none.
-fn kth<T: Score>(level: Level, scores: &[T], k: usize, scratch: &mut TopKScratch) -> Option<Threshold<T>> {
+pub(super) fn kth_at<T: Score>(
+    level: Level,
+    scores: &[T],
+    k: usize,
+    scratch: &mut TopKScratch,
+) -> Option<Threshold<T>> {
     let k = k.min(scores.len());
     if k == 0 {
         return None;

@@ -154,7 +154,7 @@ impl Element for Q8_0 {
     }
 }
 
-/// Rows `t..t + R` against `G` heads.
+/// Rows `t..t + R` against `G` heads, asking ahead between the columns.
 ///
 /// # Safety
 /// `rows` has rows of `d` elements at `t..t + R`, counting the repeated ones; `q` holds `G * d`.
@@ -164,6 +164,7 @@ unsafe fn dots<V: Vector, E: Element, const G: usize, const R: usize>(
     d: usize,
     rows: &RowBlock<'_>,
     t: usize,
+    ahead: Ahead<'_>,
 ) -> [[V; G]; R] {
     let mut row = [core::ptr::null(); R];
     for r in 0..R {
@@ -172,7 +173,14 @@ unsafe fn dots<V: Vector, E: Element, const G: usize, const R: usize>(
     let mut acc = [[V::splat(0.0); G]; R];
     let whole = d / V::N * V::N;
     let mut at = 0;
+    let (mut asked, mut due) = (0, 0);
     while at < whole {
+        // Evenly: what is asked for at once is waited for.
+        if at >= due && asked < R {
+            ahead.ask::<G>(t + asked);
+            asked += 1;
+            due += whole / R;
+        }
         let mut k = [V::splat(0.0); R];
         for r in 0..R {
             // SAFETY: `at + N <= d`.
@@ -186,6 +194,10 @@ unsafe fn dots<V: Vector, E: Element, const G: usize, const R: usize>(
             }
         }
         at += V::N;
+    }
+    while asked < R {
+        ahead.ask::<G>(t + asked);
+        asked += 1;
     }
     if whole < d {
         let rest = d - whole;
@@ -223,12 +235,11 @@ pub(super) fn scores<V: Vector, E: Element, const G: usize, const W: usize, cons
             if t + r < n {
                 // SAFETY: `q` and the rows were checked by the callers; a block repeats its last row to the next
                 // multiple of 16, and `t + V::N / W` does not exceed that.
-                let acc = unsafe { dots::<V, E, G, R>(q.as_ptr(), d, rows, t + r) };
+                let acc = unsafe { dots::<V, E, G, R>(q.as_ptr(), d, rows, t + r, ahead) };
                 for i in 0..R {
                     for g in 0..G {
                         partial[(r + i) * W + g] = acc[i][g];
                     }
-                    ahead.ask(t + r + i);
                 }
             }
             r += R;
@@ -296,7 +307,7 @@ pub(super) unsafe fn weigh<V: Vector, E: Element, const G: usize, const W: usize
     let n = rows.len();
     for (t, weights) in tile.cells[..n * W].chunks_exact(W).enumerate() {
         let row = rows.at(t);
-        ahead.ask(t);
+        ahead.ask::<G>(t);
         let mut v = [V::splat(0.0); C];
         for c in 0..C {
             // SAFETY: the caller's promise.

@@ -2,7 +2,7 @@
 
 use super::{Heads, MAX_DIM, PAD, Records, SLACK, TILE};
 use core::arch::x86_64::{
-    __m128i, __m256i, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256,
+    __m128i, __m256i, __m512i, _MM_HINT_T1, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256,
     _mm512_add_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi64, _mm512_cvtepu32_epi64, _mm512_dpbusd_epi32,
     _mm512_load_si512, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_mul_ps,
     _mm512_multishift_epi64_epi8, _mm512_permutexvar_epi8, _mm512_set1_epi32, _mm512_set1_epi64,
@@ -10,6 +10,10 @@ use core::arch::x86_64::{
     _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
     _mm512_zextsi256_si512,
 };
+
+/// Tokens whose records are asked for before they are read, into the second-level cache: the first has fewer places for what is
+/// on its way.
+const AHEAD: usize = 6 * TILE;
 
 /// Rows up to this long have a buffer of their own size.
 const SHORT: usize = 256;
@@ -48,12 +52,12 @@ fn scores_of<const NBITS: usize, const D: usize>(
     let spread = Spread::<NBITS>::new(levels);
     let mut factors = [0.0f32; TILE];
     for (t, tile) in tokens.chunks(TILE).enumerate() {
-        for &next in tokens.iter().skip((t + 1) * TILE).take(TILE) {
-            let record = records.get(next).as_ptr();
-            _mm_prefetch::<_MM_HINT_T0>(record.cast());
-            _mm_prefetch::<_MM_HINT_T0>(record.wrapping_add(records.stride - 1).cast());
-        }
         for (i, row) in wide.0.iter_mut().enumerate() {
+            if let Some(&next) = tokens.get(t * TILE + i + AHEAD) {
+                let record = records.get(next).as_ptr();
+                _mm_prefetch::<_MM_HINT_T1>(record.cast());
+                _mm_prefetch::<_MM_HINT_T1>(record.wrapping_add(records.stride - 1).cast());
+            }
             // Past the last token: its bytes again, whose scores are not stored.
             let record = records.get(tile[i.min(tile.len() - 1)]);
             factors[i] = records.factor(record);

@@ -16,7 +16,7 @@
 //!
 //! **Limit.** AVX-512, one head, `d` = 128, 2 bits: 2 times (load, spread, look up, store), 2 times (load,
 //! multiply-add), 3 operations of the tree, about 6 for address, factor and prefetch: 20 operations a token, at 2 a
-//! cycle and 4 GHz 2.5 ns; measured 7 ns on a shared core. Candidates far apart cost a cache miss each, hidden by asking for records one tile ahead.
+//! cycle and 4 GHz 2.5 ns; measured 7 ns on a shared core. Candidates far apart cost a cache miss each, hidden by asking for records six tiles ahead.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -1,5 +1,6 @@
 //! Two 256-bit registers.
 
+use super::coarse::CoarseHead;
 use super::{Head, How, Powers, add_to, counted, greatest_of, sum_of};
 use crate::kernels::lanes::LANES;
 use crate::kernels::lanes::avx2::Avx2;
@@ -79,4 +80,9 @@ pub(super) fn add_f32(scores: &[f32], head: Head, how: How, out: &mut [f32]) {
 #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")]
 pub(super) fn sum_counted(powers: &[f32], counts: &[u32]) -> f64 {
     counted(powers, counts)
+}
+
+#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")]
+pub(super) fn coarse_sums(scores: &[u16], heads: &[CoarseHead], out: &mut [u16]) {
+    super::coarse::sums(scores, heads, out);
 }

@@ -1,5 +1,6 @@
 //! One 512-bit register.
 
+use super::coarse::CoarseHead;
 use super::{Head, How, Powers, add_to, counted, greatest_of, sum_of};
 use crate::kernels::lanes::LANES;
 use crate::kernels::lanes::avx512::Avx512;
@@ -26,6 +27,29 @@ impl Powers for Avx512 {
         unsafe {
             let p = _mm512_slli_epi32::<23>(_mm512_castps_si512(power.0));
             Self(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), p)))
+        }
+    }
+
+    /// In integers, of which this processor does more at once: multiples of 2^-14, and of 2^-30 within one.
+    #[inline(always)]
+    fn tally([high, low]: [Self; 2], power: Self) -> [Self; 2] {
+        // SAFETY: see above. The conversion rounds to nearest, as sums of floats do; the lanes hold integers.
+        unsafe {
+            let x = _mm512_cvtps_epi32(_mm512_mul_ps(power.0, _mm512_set1_ps(1_073_741_824.0)));
+            let high = _mm512_add_epi32(_mm512_castps_si512(high.0), _mm512_srli_epi32::<16>(x));
+            let rest = _mm512_and_si512(x, _mm512_set1_epi32(0xffff));
+            let low = _mm512_add_epi32(_mm512_castps_si512(low.0), rest);
+            [Self(_mm512_castsi512_ps(high)), Self(_mm512_castsi512_ps(low))]
+        }
+    }
+
+    #[inline(always)]
+    fn tallied([high, low]: [Self; 2]) -> f64 {
+        // SAFETY: see above. At most 64 times 2^14 and 2^16 in each of 16 lanes.
+        unsafe {
+            let high = _mm512_reduce_add_epi32(_mm512_castps_si512(high.0));
+            let low = _mm512_reduce_add_epi32(_mm512_castps_si512(low.0));
+            (f64::from(high) * 65536.0 + f64::from(low)) / 1_073_741_824.0
         }
     }
 }
@@ -63,4 +87,9 @@ pub(super) fn add_f32(scores: &[f32], head: Head, how: How, out: &mut [f32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 pub(super) fn sum_counted(powers: &[f32], counts: &[u32]) -> f64 {
     counted(powers, counts)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+pub(super) fn coarse_sums(scores: &[u16], heads: &[CoarseHead], out: &mut [u16]) {
+    super::coarse::sums(scores, heads, out);
 }

@@ -11,6 +11,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod coarse;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,23 @@ trait Powers: Lanes {
     fn max(self, other: Self) -> Self;
     /// Adds the low nine bits of `power` to the exponents, which do not leave the normal range.
     fn raise(self, power: Self) -> Self;
+
+    /// Adds `power`, from 0 to 1, to the nearest multiple of 2^-30 to a sum of up to 64 in two parts that begin at 0.
+    #[inline(always)]
+    fn tally([high, low]: [Self; 2], power: Self) -> [Self; 2] {
+        let coarse = power.add(Self::splat(COARSE)).sub(Self::splat(COARSE));
+        let fine = power.sub(coarse).add(Self::splat(FINE)).sub(Self::splat(FINE));
+        [high.add(coarse), low.add(fine)]
+    }
+
+    /// The sum of all lanes of such a sum.
+    #[inline(always)]
+    fn tallied([high, low]: [Self; 2]) -> f64 {
+        let (mut coarse, mut fine) = ([0.0; LANES], [0.0; LANES]);
+        high.store(&mut coarse);
+        low.store(&mut fine);
+        coarse.iter().chain(&fine).map(|&x| f64::from(x)).sum()
+    }
 
     /// `2^self`; `self` is at most 0 or a NaN, which counts as -126.
     #[inline(always)]
@@ -107,6 +125,23 @@ pub(crate) fn sum_counted(level: Level, powers: &[f32], counts: &[u32]) -> f64 {
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { avx2::sum_counted(powers, counts) },
         _ => scalar::sum_counted(powers, counts),
+    }
+}
+
+/// Coarse sums of the heads' weights, see [`coarse`]; `scores` is `[group][out.len()]`. The same at every level.
+pub(crate) fn coarse_sums(level: Level, scores: &[u16], heads: &[coarse::CoarseHead], out: &mut [u16]) {
+    assert_eq!(scores.len(), heads.len() * out.len());
+    if out.is_empty() {
+        return;
+    }
+    match level {
+        // SAFETY: the level exists only after detection saw every feature that the kernel enables.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::coarse_sums(scores, heads, out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::coarse_sums(scores, heads, out) },
+        _ => coarse::sums(scores, heads, out),
     }
 }
 
@@ -228,31 +263,22 @@ const FINE: f32 = 0.011_718_75; // 1.5 * 2^-7
 
 /// Sums of powers in two parts, multiples of 2^-12 and of 2^-30: 64 of each add up in a lane without rounding.
 #[derive(Clone, Copy)]
-struct Exact<V> {
-    coarse: V,
-    fine: V,
-}
+struct Exact<V>([V; 2]);
 
 impl<V: Powers> Exact<V> {
     #[inline(always)]
     fn zero() -> Self {
-        Self { coarse: V::splat(0.0), fine: V::splat(0.0) }
+        Self([V::splat(0.0); 2])
     }
 
     #[inline(always)]
     fn add(&mut self, power: V) {
-        let coarse = power.add(V::splat(COARSE)).sub(V::splat(COARSE));
-        let fine = power.sub(coarse).add(V::splat(FINE)).sub(V::splat(FINE));
-        self.coarse = self.coarse.add(coarse);
-        self.fine = self.fine.add(fine);
+        self.0 = V::tally(self.0, power);
     }
 
     #[inline(always)]
     fn total(self) -> f64 {
-        let (mut coarse, mut fine) = ([0.0; LANES], [0.0; LANES]);
-        self.coarse.store(&mut coarse);
-        self.fine.store(&mut fine);
-        coarse.iter().chain(&fine).map(|&x| f64::from(x)).sum()
+        V::tallied(self.0)
     }
 }
 

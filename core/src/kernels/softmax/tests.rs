@@ -122,6 +122,57 @@ fn scores_of_floats_have_the_same_bits_at_every_level_and_meet_the_bound() {
 }
 
 #[test]
+fn coarse_sums_are_the_same_at_every_level_and_meet_the_bound() {
+    let mut rng = Xoshiro256pp::new(4);
+    for n in [1, 63, 64, 65, 700, 3001] {
+        for group in [1, 3, 8] {
+            for exponent in [0.0, 1e-5, 3e-4, 9e-4, 4e-3, 0.015] {
+                let scores = &words(&mut rng, group * n + 1)[1..];
+                let heads: Vec<Head> = (0..group)
+                    .map(|h| Head {
+                        greatest: greatest(Level::Scalar, &scores[h * n..][..n]),
+                        exponent: exponent * (1.0 + h as f32 * 0.01),
+                        weight: 1.0 / (h + 1) as f32,
+                    })
+                    .collect();
+                for unit in [-3.3, -12.1, -50.0] {
+                    let coarse: Vec<_> =
+                        heads.iter().map(|&h| coarse::CoarseHead::new(h, unit).unwrap()).collect();
+                    let mut first = vec![7; n];
+                    coarse_sums(Level::Scalar, scores, &coarse, &mut first);
+                    let error = coarse::relative_error(&coarse);
+                    assert!(exponent > 1e-3 || error < 0.006, "{error}");
+                    for (t, &got) in first.iter().enumerate() {
+                        let exact: f64 =
+                            heads.iter().zip(scores.chunks(n)).map(|(&h, s)| weight(s[t].into(), h)).sum();
+                        let (exact, units, got) = (exact / libm::exp2(unit), group as f64, f64::from(got));
+                        assert!(got - units <= exact * (1.0 + error), "{exponent} {unit}: {got} {exact}");
+                        assert!(
+                            got >= 65535.0 || got + units >= exact * (1.0 - error),
+                            "{exponent} {unit}: {got} {exact}"
+                        );
+                    }
+                    for level in cpu::levels() {
+                        let mut out = vec![7; n];
+                        coarse_sums(level, scores, &coarse, &mut out);
+                        assert!(out == first, "{level} n {n} group {group}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_coarse_weights_are_for_steep_heads_or_tiny_units() {
+    let head = Head { greatest: 100.0, exponent: 1.0, weight: 1.0 };
+    assert_eq!(coarse::CoarseHead::new(head, 0.0), None);
+    let head = Head { exponent: 1e-3, ..head };
+    assert!(coarse::CoarseHead::new(head, -60.0).is_some());
+    assert_eq!(coarse::CoarseHead::new(head, -70.0), None);
+}
+
+#[test]
 fn scores_that_are_not_finite_count_as_the_least() {
     let scores = [1.0, f32::NAN, f32::NEG_INFINITY, 0.5, -f32::NAN];
     for level in cpu::levels() {

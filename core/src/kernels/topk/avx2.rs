@@ -1,6 +1,8 @@
 //! AVX2: masks by `movemask`, eight indices at a time out of a table.
 
-use super::{BLOCK, Block, Cut, Found, Mass, collect_blocks, count_blocks, emit_blocks, scalar};
+use super::{
+    BLOCK, Block, Cut, Found, Mass, collect_blocks, count_blocks, emit_blocks, emit_within_blocks, scalar,
+};
 use core::arch::x86_64::*;
 
 struct Avx2;
@@ -159,6 +161,11 @@ pub(super) fn emit_u16(scores: &[u16], cut: &mut Cut<u16>, first: u32, out: &mut
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
 pub(super) fn emit_f32(scores: &[f32], cut: &mut Cut<f32>, first: u32, out: &mut [u32]) -> usize {
     emit_blocks::<f32, Avx2>(scores, cut, first, out)
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+pub(super) fn emit_within(scores: &[u16], range: [u16; 2], out: &mut [u32]) -> Option<usize> {
+    emit_within_blocks::<Avx2>(scores, range, out)
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]

@@ -1,6 +1,6 @@
 //! AVX-512: compares into mask registers, compresses within registers.
 
-use super::{BLOCK, Block, Cut, Found, Mass, collect_blocks, count_blocks, emit_blocks};
+use super::{BLOCK, Block, Cut, Found, Mass, collect_blocks, count_blocks, emit_blocks, emit_within_blocks};
 use core::arch::x86_64::*;
 
 struct Avx512;
@@ -165,6 +165,11 @@ pub(super) fn emit_u16(scores: &[u16], cut: &mut Cut<u16>, first: u32, out: &mut
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi1,bmi2,popcnt")]
 pub(super) fn emit_f32(scores: &[f32], cut: &mut Cut<f32>, first: u32, out: &mut [u32]) -> usize {
     emit_blocks::<f32, Avx512>(scores, cut, first, out)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi1,bmi2,popcnt")]
+pub(super) fn emit_within(scores: &[u16], range: [u16; 2], out: &mut [u32]) -> Option<usize> {
+    emit_within_blocks::<Avx512>(scores, range, out)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi1,bmi2,popcnt")]

@@ -196,6 +196,19 @@ pub(crate) fn emit<T: Score>(
     T::emit_at(level, scores, cut, first, out)
 }
 
+/// Writes the indices of the scores in `low..=high`, rising; returns how many, or `None` if `out` has not room for 63 more.
+pub(crate) fn emit_within(level: Level, scores: &[u16], range: [u16; 2], out: &mut [u32]) -> Option<usize> {
+    match level {
+        // SAFETY: the level exists only after detection saw every feature that the kernel enables.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::emit_within(scores, range, out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::emit_within(scores, range, out) },
+        _ => scalar::emit_within(scores, range, out),
+    }
+}
+
 /// How many weights are above a threshold, and their sum in units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mass {
@@ -376,6 +389,31 @@ fn emit_block<T: Score, B: Block<T>>(
             mask &= mask - 1;
         }
     }
+}
+
+#[inline(always)]
+fn emit_within_blocks<B: Block<u16>>(
+    scores: &[u16],
+    [low, high]: [u16; 2],
+    out: &mut [u32],
+) -> Option<usize> {
+    let (blocks, tail) = scores.as_chunks::<BLOCK>();
+    let (mut len, mut first) = (0, 0_u32);
+    for block in blocks {
+        let mask = B::at_least(block, low) & !B::above(block, high);
+        if mask != 0 {
+            B::indices(mask, first, out.get_mut(len..)?.first_chunk_mut()?);
+            len += mask.count_ones() as usize;
+        }
+        first = first.wrapping_add(64);
+    }
+    if !tail.is_empty() {
+        let (block, real) = fill_up(tail);
+        let mask = B::at_least(&block, low) & !B::above(&block, high) & real;
+        B::indices(mask, first, out.get_mut(len..)?.first_chunk_mut()?);
+        len += mask.count_ones() as usize;
+    }
+    Some(len)
 }
 
 /// The lowest `ties` bits that are set, of which `ties` then owes so many less.

@@ -1,6 +1,8 @@
 //! Portable kernels: masks bit by bit, and counts that the compiler vectorises.
 
-use super::{BLOCK, Block, Cut, Found, Mass, Score, collect_blocks, count_blocks, emit_blocks};
+use super::{
+    BLOCK, Block, Cut, Found, Mass, Score, collect_blocks, count_blocks, emit_blocks, emit_within_blocks,
+};
 
 struct Scalar;
 
@@ -54,6 +56,10 @@ pub(super) fn emit_u16(scores: &[u16], cut: &mut Cut<u16>, first: u32, out: &mut
 
 pub(super) fn emit_f32(scores: &[f32], cut: &mut Cut<f32>, first: u32, out: &mut [u32]) -> usize {
     emit_blocks::<f32, Scalar>(scores, cut, first, out)
+}
+
+pub(super) fn emit_within(scores: &[u16], range: [u16; 2], out: &mut [u32]) -> Option<usize> {
+    emit_within_blocks::<Scalar>(scores, range, out)
 }
 
 #[inline(always)]

@@ -89,6 +89,29 @@ fn words_are_counted_collected_and_written_at_odd_lengths() {
 }
 
 #[test]
+fn words_within_a_range_are_written_if_there_is_room() {
+    let mut rng = Xoshiro256pp::new(3);
+    for n in LENGTHS {
+        for values in [2, 7, 65_536] {
+            let scores = &words(&mut rng, n + 1, values)[1..];
+            let mut range = [words(&mut rng, 1, values)[0], words(&mut rng, 1, values)[0]];
+            range.sort_unstable();
+            let [low, high] = range;
+            let want: Vec<u32> =
+                (0..).zip(scores).filter(|&(_, s)| (low..=high).contains(s)).map(|(i, _)| i).collect();
+            for level in cpu::levels() {
+                let mut out = vec![u32::MAX; want.len() + BLOCK];
+                assert_eq!(emit_within(level, scores, range, &mut out), Some(want.len()), "{level}");
+                assert_eq!(out[..want.len()], want, "{level}");
+                if want.len() >= BLOCK {
+                    assert_eq!(emit_within(level, scores, range, &mut out[..BLOCK]), None, "{level}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn floats_are_counted_collected_and_written_at_odd_lengths() {
     let mut rng = Xoshiro256pp::new(2);
     for n in LENGTHS {

@@ -3,25 +3,28 @@
 use super::select::SelectScratch;
 use crate::cpu;
 use crate::kernels::softmax::{self, Head, How};
+use crate::kernels::topk::emit_within;
 use crate::kv::KvError;
 use crate::kv::config::{Extent, Rerank};
-use crate::select::{GroupRule, RerankCodes, RerankQuery, top_k_f32, top_k_of};
+use crate::select::{Cuts, GroupRule, RerankCodes, RerankQuery, Softmax, at_least_u16, softmaxes, top_k_f32};
 use alloc::vec::Vec;
 use core::f32::consts::LOG2_E;
+
+/// Keys whose scores are fetched at once.
+const BATCH: usize = 1024;
+
+/// Spare room for the band's positions, which are written by the vector.
+const SLACK: usize = 64;
 
 /// Buffers of the second look.
 #[derive(Clone, Debug)]
 pub(super) struct Band {
     share: f64,
     query: RerankQuery,
-    /// The first level's best, sure ones and band.
-    wide: Vec<u32>,
-    /// A rank for each of them.
-    ranks: Vec<f32>,
-    /// Where the sure ones are among them.
-    sure: Vec<u32>,
-    /// The band's positions in the index.
+    /// The band's positions in the index, and room.
     ids: Vec<u32>,
+    /// Which of them are taken.
+    taken: Vec<u32>,
     /// `[group][band]`: logits.
     logits: Vec<f32>,
     /// `[band]`.
@@ -42,32 +45,32 @@ impl Band {
         let mut band = Self {
             share: rerank.band,
             query: RerankQuery::new(d, group),
-            wide: Vec::new(),
-            ranks: Vec::new(),
-            sure: Vec::new(),
             ids: Vec::new(),
+            taken: Vec::new(),
             logits: Vec::new(),
             weights: Vec::new(),
         };
-        band.grow(group, band.edge(max_tokens, max_k.min(max_tokens)));
+        band.grow(group, band.widest(max_tokens, max_k));
         band
     }
 
-    /// Half of the band lies above the edge of a budget of `k` of `n` keys, and half below, if there is room.
+    /// Two fifths of the band lie above the edge of a budget of `k` of `n` keys, and the rest below, if there is room. More than
+    /// `4 k` keys are not looked at.
     pub(super) fn edge(&self, n: usize, k: usize) -> Edge {
-        let band = Extent::OfContext(self.share).tokens(n, n);
-        let sure = k.saturating_sub(band / 2);
+        let band = self.widest(n, k);
+        let sure = k.saturating_sub(band * 2 / 5);
         Edge { sure, band: band.min(n - sure) }
     }
 
-    fn grow(&mut self, group: usize, edge: Edge) {
-        let Edge { sure, band } = edge;
+    fn widest(&self, n: usize, k: usize) -> usize {
+        Extent::OfContext(self.share).tokens(n, n).min(k.saturating_mul(4))
+    }
+
+    fn grow(&mut self, group: usize, band: usize) {
         let grow = |v: &mut Vec<u32>, n: usize| v.resize(n.max(v.len()), 0);
-        grow(&mut self.wide, sure + band);
-        grow(&mut self.sure, sure);
-        grow(&mut self.ids, band);
+        grow(&mut self.ids, band + SLACK);
+        grow(&mut self.taken, band + SLACK);
         let grow = |v: &mut Vec<f32>, n: usize| v.resize(n.max(v.len()), 0.0);
-        grow(&mut self.ranks, sure + band);
         grow(&mut self.logits, group * band);
         grow(&mut self.weights, band);
     }
@@ -102,35 +105,30 @@ impl SelectScratch {
         out: &mut [u32],
     ) -> Result<usize, KvError> {
         let (n, group) = (codes.len(), self.tables.group());
-        band.grow(group, edge);
+        band.grow(group, edge.band);
         codes.prepare(q, &mut band.query)?;
-        let wide = &mut band.wide[..edge.sure + edge.band];
-        let found = self.select_once(rule, n, wide);
-        let wide = &wide[..found];
-        let ranks = &mut band.ranks[..found];
-        for (rank, &at) in ranks.iter_mut().zip(wide) {
-            let at = at as usize;
-            *rank = if group > 1 { self.weights[at] } else { f32::from(self.scores[at]) };
+        let ks = [edge.sure, edge.sure + edge.band];
+        let cuts = Cuts { level: cpu::level(), scales: &self.scales, scores: &self.scores[..group * n], ks };
+        let marks = &mut self.marks[..n];
+        if group > 1 && rule != GroupRule::LogitSum {
+            softmaxes(cuts.level, cuts.scores, cuts.scales, &mut self.heads);
         }
-        let sure = &mut band.sure[..edge.sure];
-        let n_sure = top_k_f32(ranks, edge.sure, sure, &mut self.top_k);
-        for &at in &sure[..n_sure] {
-            ranks[at as usize] = f32::INFINITY;
-        }
-        let ids = &mut band.ids[..found - n_sure];
-        let unsure = wide.iter().zip(&*ranks).filter(|(_, rank)| **rank != f32::INFINITY);
-        for (id, (&at, _)) in ids.iter_mut().zip(unsure) {
-            *id = at;
-        }
-        let logits = &mut band.logits[..group * ids.len()];
+        let weights = &mut self.weights;
+        let [sure, wide] = cuts.mark(rule, &self.heads, marks, weights, &mut band.taken, &mut self.top_k);
+        let found = emit_within(cuts.level, marks, [wide.saturating_add(1), sure], &mut band.ids)
+            .expect("the band is as many as the cuts differ by");
+        let ids = &band.ids[..found];
+        let logits = &mut band.logits[..group * found];
         codes.score(&band.query, ids, logits);
-        let weights = &mut band.weights[..ids.len()];
+        let weights = &mut band.weights[..found];
         self.refine(rule, ids, n, scale, logits, weights);
-        let mut refined = weights.iter();
-        for rank in ranks.iter_mut().filter(|rank| **rank != f32::INFINITY) {
-            *rank = refined.next().copied().unwrap_or(0.0);
-        }
-        Ok(top_k_of(wide, ranks, out.len(), out, &mut self.top_k))
+        let taken = &mut band.taken[..out.len() - edge.sure];
+        let n_taken = top_k_f32(weights, taken.len(), taken, &mut self.top_k);
+        let marks = &mut self.marks[..n];
+        ids.iter().for_each(|&id| marks[id as usize] = 0);
+        taken[..n_taken].iter().for_each(|&at| marks[ids[at as usize] as usize] = u16::MAX);
+        // Without sure keys only the band's have the greatest mark.
+        Ok(at_least_u16(marks, sure.saturating_add(1), out))
     }
 
     /// Adds the first level's scores to the second's, `logits` `[group][ids]`, and combines them into `weights`.
@@ -148,11 +146,17 @@ impl SelectScratch {
         }
         let level = cpu::level();
         let one = self.tables.group() == 1;
+        let mut fetched = [0; BATCH];
         for (h, logits) in logits.chunks_exact_mut(ids.len()).enumerate() {
             let scores = &self.scores[h * n..(h + 1) * n];
             let (bias, step) = (self.tables.bias(h), self.tables.scale(h));
-            for (logit, &id) in logits.iter_mut().zip(ids) {
-                *logit = (bias + step * f32::from(scores[id as usize]) + *logit) * scale;
+            for (logits, ids) in logits.chunks_mut(BATCH).zip(ids.chunks(BATCH)) {
+                for (to, &id) in fetched.iter_mut().zip(ids) {
+                    *to = scores[id as usize];
+                }
+                for (logit, &score) in logits.iter_mut().zip(&fetched) {
+                    *logit = (bias + step * f32::from(score) + *logit) * scale;
+                }
             }
             let how = match (rule, h) {
                 (GroupRule::LogitSum, 0) => How::SetScore,
@@ -164,7 +168,7 @@ impl SelectScratch {
             };
             let head = match how {
                 How::SetScore | How::AddScore => Head { greatest: 0.0, exponent: 1.0, weight: 1.0 },
-                _ => self.head_of(h, n, scale, logits),
+                _ => self.head_of(h, scale, logits),
             };
             softmax::add(level, logits, head, how, weights);
         }
@@ -172,12 +176,9 @@ impl SelectScratch {
 
     /// The softmax of head `h` over all keys by the first level, of logits whose greatest may lie above it.
     #[allow(clippy::cast_possible_truncation, reason = "the rounding to f32 is meant")]
-    fn head_of(&self, h: usize, n: usize, scale: f32, logits: &[f32]) -> Head {
+    fn head_of(&self, h: usize, scale: f32, logits: &[f32]) -> Head {
         let level = cpu::level();
-        let scores = &self.scores[h * n..(h + 1) * n];
-        let top = softmax::greatest(level, scores);
-        let first = Head { greatest: top, exponent: self.scales[h] * LOG2_E, weight: 1.0 };
-        let sum = softmax::sum(level, scores, first);
+        let Softmax { head: Head { greatest: top, .. }, sum } = self.heads[h];
         let top = (self.tables.bias(h) + self.tables.scale(h) * top) * scale;
         let greatest = top.max(softmax::greatest(level, logits));
         // Bounded, so that what vanishes beside it is zero and not a NaN.
@@ -194,10 +195,10 @@ mod tests {
     fn the_band_lies_around_the_edge() {
         let rerank = Rerank { bits: 2, band: 0.1, seed: 0 };
         let band = Band::new(64, 1, rerank, 0, 0);
-        assert_eq!(band.edge(1000, 200), Edge { sure: 150, band: 100 });
-        assert_eq!(band.edge(1000, 50), Edge { sure: 0, band: 100 });
-        assert_eq!(band.edge(1000, 10), Edge { sure: 0, band: 100 });
-        assert_eq!(band.edge(1000, 990), Edge { sure: 940, band: 60 });
+        assert_eq!(band.edge(1000, 200), Edge { sure: 160, band: 100 });
+        assert_eq!(band.edge(1000, 50), Edge { sure: 10, band: 100 });
+        assert_eq!(band.edge(1000, 10), Edge { sure: 0, band: 40 });
+        assert_eq!(band.edge(1000, 990), Edge { sure: 950, band: 50 });
         assert_eq!(band.edge(9, 3), Edge { sure: 3, band: 0 });
         assert_eq!(band.edge(0, 0), Edge { sure: 0, band: 0 });
     }

@@ -4,7 +4,7 @@ use super::band::Band;
 use super::{IndexParams, PqIndex, Trained};
 use crate::kv::{CodedScratch, KvError, coded_top_k};
 use crate::pq::{QueryTables, scan};
-use crate::select::{TopKScratch, group_top_k_u16};
+use crate::select::{Softmax, TopKScratch, group_top_k_u16};
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -19,8 +19,12 @@ pub struct SelectScratch {
     pub(super) scores: Vec<u16>,
     /// `[group]`: the exponent's change for a step of a score.
     pub(super) scales: Vec<f32>,
+    /// `[group]`, if the rule asks for them.
+    pub(super) heads: Vec<Softmax>,
     /// `[n]`, unless there is one head.
     pub(super) weights: Vec<f32>,
+    /// `[n]`, if there is a band: what the first level decides.
+    pub(super) marks: Vec<u16>,
     pub(super) top_k: Box<TopKScratch>,
     pub(super) band: Option<Band>,
     /// Where there is no band and codes are pairs, no key is scored.
@@ -42,7 +46,9 @@ impl SelectScratch {
             q: vec![0.0; group * params.shape.d()],
             scores: vec![0; group * n],
             scales: vec![0.0; group],
+            heads: vec![Softmax::NONE; group],
             weights: vec![0.0; if group > 1 { n } else { 0 }],
+            marks: vec![0; if params.rerank.is_some() { n } else { 0 }],
             top_k: Box::default(),
             band: params.rerank.map(|r| Band::new(params.shape.d(), group, r, max_tokens, max_k)),
             pairs: pairs.then(|| CodedScratch::new(&tables, max_tokens)),
@@ -63,7 +69,7 @@ impl PqIndex {
     ///
     /// The paper's steps (section 3.3): products of each query's sub-vectors with the centroids; for each key the sum of
     /// its codes' products; softmax over the keys of the index, summed over the group; the `k` greatest. With a second
-    /// level, the `k - b/2` best of them are kept as they are, `b` being the band's share of the keys; the next `b` are
+    /// level, the `k - 2b/5` best of them are kept as they are, `b` being the band's share of the keys or `4 k`; the next `b` are
     /// ranked again by what the second level adds to their scores, and the best of those fill the budget.
     ///
     /// Ties go to the lower position; the same positions at every level. Cost: `group * d * ksub` multiply-adds, `group * m`
@@ -152,6 +158,9 @@ impl SelectScratch {
         if self.weights.len() < weights {
             self.weights.resize(weights, 0.0);
         }
+        if self.band.is_some() && self.marks.len() < n {
+            self.marks.resize(n, 0);
+        }
         scan(&self.tables, codes, 0..n, &mut self.scores[..group * n])?;
         Ok(())
     }
@@ -171,7 +180,7 @@ impl SelectScratch {
     }
 
     /// The `out.len()` best of `n` by the first level.
-    pub(super) fn select_once(&mut self, rule: crate::select::GroupRule, n: usize, out: &mut [u32]) -> usize {
+    fn select_once(&mut self, rule: crate::select::GroupRule, n: usize, out: &mut [u32]) -> usize {
         let group = self.tables.group();
         let weights = if group > 1 || self.scales[0] == 0.0 { &mut self.weights[..n] } else { &mut [] };
         let scores = &self.scores[..group * n];
