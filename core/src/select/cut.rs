@@ -8,7 +8,7 @@
 use super::group::{GroupRule, Softmax, combine_at, halves, is_monotone};
 use super::topk::{Threshold, TopKScratch, kth_at};
 use crate::cpu::Level;
-use crate::kernels::softmax::coarse::{CoarseHead, relative_error};
+use crate::kernels::softmax::coarse::{CoarseHead, SATURATED, relative_error};
 use crate::kernels::softmax::{How, add, coarse_sums};
 use crate::kernels::topk::{Score, count_above, emit_within};
 
@@ -125,7 +125,7 @@ struct Errors {
 }
 
 impl Errors {
-    /// The marks of tokens that may lie on either side of one whose mark is the `k`-th; `None` if those reach the greatest mark.
+    /// The marks of tokens that may lie on either side of one whose mark is the `k`-th; `None` if those may be saturated.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded")]
     fn around(self, mark: u16) -> Option<[u16; 2]> {
         let Self { relative, units } = self;
@@ -133,7 +133,7 @@ impl Errors {
         let least = (f64::from(mark) - units) / (1.0 + relative);
         let high = libm::ceil(most * (1.0 + relative) + units);
         let low = libm::floor(least * (1.0 - relative) - units).max(0.0);
-        (high < 65535.0).then_some([low as u16, high as u16])
+        (high < SATURATED.into()).then_some([low as u16, high as u16])
     }
 }
 

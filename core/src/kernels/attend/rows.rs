@@ -10,13 +10,15 @@ pub(crate) struct RowBlock<'a> {
     first: [*const u8; BLOCK],
     len: usize,
     row_bytes: usize,
+    /// Whether every row is whole cache lines.
+    is_lines: bool,
     bytes: PhantomData<&'a [u8]>,
 }
 
 impl<'a> RowBlock<'a> {
     /// No rows yet.
     pub(crate) const fn new(row_bytes: usize) -> Self {
-        Self { first: [core::ptr::null(); BLOCK], len: 0, row_bytes, bytes: PhantomData }
+        Self { first: [core::ptr::null(); BLOCK], len: 0, row_bytes, is_lines: false, bytes: PhantomData }
     }
 
     pub(crate) const fn len(&self) -> usize {
@@ -78,11 +80,13 @@ impl<'a> RowBlock<'a> {
         self.len += 1;
     }
 
-    /// Fills the last vector of rows up.
+    /// Fills the last vector of rows up, and sees how the rows lie.
     pub(crate) fn repeat_last(&mut self) {
         if let Some(&last) = self.first[..self.len].last() {
             let end = self.len.next_multiple_of(super::COLUMNS);
             self.first[self.len..end].fill(last);
+            let starts = self.first[..end].iter().fold(0, |bits, row| bits | row.addr());
+            self.is_lines = (starts | self.row_bytes).is_multiple_of(LINE);
         }
     }
 
@@ -109,7 +113,9 @@ const NEAR: usize = 8;
 
 impl<'a> Ahead<'a> {
     pub(crate) fn new(now: &'a RowBlock<'a>, next: &'a RowBlock<'a>) -> Self {
-        let lines = [now, next].map(|block| (0, most_lines(block.row_bytes)));
+        let lines = [now, next].map(|block| {
+            (0, if block.is_lines { block.row_bytes / LINE } else { most_lines(block.row_bytes) })
+        });
         Self { now, next, lines }
     }
 
@@ -136,6 +142,21 @@ impl<'a> Ahead<'a> {
 #[inline(always)]
 fn ask<const FIRST: bool>(block: &RowBlock<'_>, t: usize, (from, to): (usize, usize)) {
     let first = block.first[t];
+    if block.is_lines {
+        let first = first.wrapping_add(from * LINE);
+        // Without a loop for the usual counts, so that more rows fit what a processor looks ahead.
+        match to - from {
+            1 => ask_line::<FIRST>(first),
+            4 => {
+                ask_line::<FIRST>(first);
+                ask_line::<FIRST>(first.wrapping_add(LINE));
+                ask_line::<FIRST>(first.wrapping_add(2 * LINE));
+                ask_line::<FIRST>(first.wrapping_add(3 * LINE));
+            }
+            n => (0..n).for_each(|line| ask_line::<FIRST>(first.wrapping_add(line * LINE))),
+        }
+        return;
+    }
     // Rows need not start with a line: exactly the lines they touch, none of another row's.
     let into = first.addr() % LINE;
     let end = (to * LINE).min(into + block.row_bytes);

@@ -108,8 +108,11 @@ pub(super) fn scan<'a>(
 ) {
     let size = tables.layout.table_bytes();
     let mut at = 0;
-    for piece in pieces {
+    let mut pieces = pieces.peekable();
+    while let Some(piece) = pieces.next() {
         let len = piece.tokens.len();
+        // A block's arrays are half a page each, too short for what processors fetch by themselves.
+        let mut ahead = pieces.peek().map_or(&[][..], |next| next.block);
         let (mut bytes, mut first) = (tables.bytes, at);
         while !bytes.is_empty() {
             let step = match bytes.len() / size {
@@ -119,30 +122,33 @@ pub(super) fn scan<'a>(
             };
             let (now, rest) = bytes.split_at(step * size);
             match (step, tables.layout.nbits) {
-                (1, 4) => scan_piece::<4, 8, 1>(tables.layout, now, &piece, n, &mut scores[first..]),
-                (2, 4) => scan_piece::<4, 2, 2>(tables.layout, now, &piece, n, &mut scores[first..]),
-                (_, 4) => scan_piece::<4, 1, 4>(tables.layout, now, &piece, n, &mut scores[first..]),
-                (1, 6) => scan_piece::<6, 4, 1>(tables.layout, now, &piece, n, &mut scores[first..]),
-                (2, 6) => scan_piece::<6, 4, 2>(tables.layout, now, &piece, n, &mut scores[first..]),
-                (_, 6) => scan_piece::<6, 2, 4>(tables.layout, now, &piece, n, &mut scores[first..]),
-                (1, _) => scan_piece::<8, 8, 1>(tables.layout, now, &piece, n, &mut scores[first..]),
-                (2, _) => scan_piece::<8, 4, 2>(tables.layout, now, &piece, n, &mut scores[first..]),
-                _ => scan_piece::<8, 2, 4>(tables.layout, now, &piece, n, &mut scores[first..]),
+                (1, 4) => scan_piece::<4, 8, 1>(tables.layout, now, &piece, ahead, n, &mut scores[first..]),
+                (2, 4) => scan_piece::<4, 2, 2>(tables.layout, now, &piece, ahead, n, &mut scores[first..]),
+                (_, 4) => scan_piece::<4, 1, 4>(tables.layout, now, &piece, ahead, n, &mut scores[first..]),
+                (1, 6) => scan_piece::<6, 4, 1>(tables.layout, now, &piece, ahead, n, &mut scores[first..]),
+                (2, 6) => scan_piece::<6, 4, 2>(tables.layout, now, &piece, ahead, n, &mut scores[first..]),
+                (_, 6) => scan_piece::<6, 2, 4>(tables.layout, now, &piece, ahead, n, &mut scores[first..]),
+                (1, _) => scan_piece::<8, 8, 1>(tables.layout, now, &piece, ahead, n, &mut scores[first..]),
+                (2, _) => scan_piece::<8, 4, 2>(tables.layout, now, &piece, ahead, n, &mut scores[first..]),
+                _ => scan_piece::<8, 2, 4>(tables.layout, now, &piece, ahead, n, &mut scores[first..]),
             }
-            bytes = rest;
+            // The other heads find it on its way.
+            (bytes, ahead) = (rest, &[]);
             first += step * n;
         }
         at += len;
     }
 }
 
-/// Scores of one piece for `H` heads, the rows of which lie `n` apart. A few tokens first, up to a vector's start.
+/// Scores of one piece for `H` heads, the rows of which lie `n` apart. A few tokens first, up to a vector's start. Memory is asked
+/// for the same tokens of the block `ahead`, if there is one.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni,avx2")]
 fn scan_piece<const NBITS: u8, const T: usize, const H: usize>(
     layout: Layout,
     tables: &[u8],
     piece: &Piece<'_>,
+    ahead: &[u8],
     n: usize,
     scores: &mut [u16],
 ) {
@@ -151,6 +157,11 @@ fn scan_piece<const NBITS: u8, const T: usize, const H: usize>(
     while at < end {
         let to = end.min((at + 1).next_multiple_of(LANES));
         if at.is_multiple_of(LANES) && end - at >= T * LANES {
+            for stream in ahead.chunks_exact(BLOCK * layout.stride()) {
+                for line in stream[at * layout.stride()..][..T * LANES * layout.stride()].chunks(LANES) {
+                    _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
+                }
+            }
             tile::<NBITS, T, H>(layout, tables, piece.block, at, T * LANES, n, &mut scores[at - start..]);
             at += T * LANES;
         } else {

@@ -1,6 +1,6 @@
 //! One 512-bit register.
 
-use super::coarse::CoarseHead;
+use super::coarse::{CoarseHead, LINEAR, SQUARE, TOP};
 use super::{Head, How, Powers, add_to, counted, greatest_of, sum_of};
 use crate::kernels::lanes::LANES;
 use crate::kernels::lanes::avx512::Avx512;
@@ -91,5 +91,40 @@ pub(super) fn sum_counted(powers: &[f32], counts: &[u32]) -> f64 {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 pub(super) fn coarse_sums(scores: &[u16], heads: &[CoarseHead], out: &mut [u16]) {
-    super::coarse::sums(scores, heads, out);
+    let n = out.len();
+    let (tiles, _) = out.as_chunks_mut::<{ 2 * WORDS }>();
+    for (tile, out) in tiles.iter_mut().enumerate() {
+        let mut sums = [_mm512_setzero_si512(); 2];
+        for (head, scores) in heads.iter().zip(scores.chunks_exact(n)) {
+            let scores = &scores[tile * 2 * WORDS..][..2 * WORDS].as_chunks::<WORDS>().0;
+            for (sum, x) in sums.iter_mut().zip(scores.iter()) {
+                // SAFETY: `x` is one vector long.
+                let x = unsafe { _mm512_loadu_si512(x.as_ptr().cast()) };
+                *sum = _mm512_adds_epu16(*sum, coarse_weight(*head, x));
+            }
+        }
+        for (out, sum) in out.as_chunks_mut::<WORDS>().0.iter_mut().zip(sums) {
+            // SAFETY: `out` is one vector long.
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), sum) };
+        }
+    }
+    super::coarse::sums_from(n - n % (2 * WORDS), scores, heads, out);
+}
+
+/// Words of a vector.
+const WORDS: usize = 32;
+
+/// [`CoarseHead::weight`] of 32 scores. (Compilers widen the products of what is written for one.)
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+fn coarse_weight(head: CoarseHead, scores: __m512i) -> __m512i {
+    let all = |x: u16| _mm512_set1_epi16(x.cast_signed());
+    let below = _mm512_min_epu16(_mm512_subs_epu16(all(head.greatest), scores), all(head.cap));
+    let fall = _mm512_mulhi_epu16(below, all(head.slope));
+    let fall = _mm512_sll_epi16(fall, _mm_cvtsi32_si128(head.shift.into()));
+    let x = _mm512_min_epu16(_mm512_subs_epu16(all(head.start), fall), all(TOP));
+    let f = _mm512_slli_epi16::<6>(x);
+    let slope = _mm512_add_epi16(all(LINEAR), _mm512_mulhi_epu16(f, all(SQUARE)));
+    let power = _mm512_or_si512(all(0x8000), _mm512_mulhi_epu16(f, slope));
+    _mm512_srlv_epi16(power, _mm512_xor_si512(all(15), _mm512_srli_epi16::<10>(x)))
 }

@@ -4,8 +4,8 @@
 //! fraction `f` becomes `2^f` by a quadratic polynomial, its whole part a shift. All of it is 16-bit integer arithmetic that
 //! compilers make vectors of: the same numbers at every level.
 //!
-//! **Error.** With `W` the sum of the heads' weights divided by the unit, and `A` the number that comes out (saturated at
-//! 65535), `A - group <= W (1 + r)` and, unless saturated, `A + group >= W (1 - r)`, where `r` is [`relative_error`].
+//! **Error.** With `W` the sum of the heads' weights divided by the unit, and `A` the number that comes out,
+//! `A - group <= W (1 + r)` and, below [`SATURATED`], `A + group >= W (1 - r)`, where `r` is [`relative_error`].
 //!
 //! Limit: 15 vector operations for 32 scores.
 
@@ -15,11 +15,14 @@ use super::Head;
 const STEPS: f64 = 1024.0;
 
 /// The greatest exponent: `2^16` less a step.
-const TOP: u16 = 16 * 1024 - 1;
+pub(super) const TOP: u16 = 16 * 1024 - 1;
+
+/// Numbers from here on stand for anything greater, too.
+pub(crate) const SATURATED: u16 = 65_280;
 
 /// `2^f - 1 = f (LINEAR + SQUARE f)` within 0.18 % of `2^f`, in units of `2^-15`.
-const LINEAR: u16 = 21_495;
-const SQUARE: u16 = 11_272;
+pub(super) const LINEAR: u16 = 21_495;
+pub(super) const SQUARE: u16 = 11_272;
 
 /// The most that exponents of steep heads are shifted.
 const MAX_SHIFT: u32 = 4;
@@ -27,14 +30,14 @@ const MAX_SHIFT: u32 = 4;
 /// One head's weights in units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CoarseHead {
-    greatest: u16,
+    pub(super) greatest: u16,
     /// Scores further below the greatest count as this far below it.
-    cap: u16,
+    pub(super) cap: u16,
     /// The exponent's fall for a step of a score, in units of `2^-26`, shifted down by `shift`.
-    slope: u16,
-    shift: u16,
+    pub(super) slope: u16,
+    pub(super) shift: u16,
     /// The exponent of the greatest score.
-    start: u16,
+    pub(super) start: u16,
 }
 
 impl CoarseHead {
@@ -48,7 +51,7 @@ impl CoarseHead {
             shift += 1;
         }
         let start = (libm::log2(f64::from(head.weight)) - unit) * STEPS;
-        if shift > MAX_SHIFT || !(start <= 65535.0) {
+        if shift > MAX_SHIFT || start.is_nan() || start > 65535.0 {
             return None;
         }
         let slope = libm::round(slope) as u16;
@@ -100,7 +103,14 @@ pub(super) fn sums(scores: &[u16], heads: &[CoarseHead], out: &mut [u16]) {
         }
         *out = sums;
     }
-    for (t, out) in out.iter_mut().enumerate().skip(whole) {
+    sums_from(whole, scores, heads, out);
+}
+
+/// The sums from token `first` on.
+#[inline(always)]
+pub(super) fn sums_from(first: usize, scores: &[u16], heads: &[CoarseHead], out: &mut [u16]) {
+    let n = out.len();
+    for (t, out) in out.iter_mut().enumerate().skip(first) {
         *out = 0;
         for (head, scores) in heads.iter().zip(scores.chunks_exact(n)) {
             *out = out.saturating_add(head.weight(scores[t]));

@@ -85,8 +85,8 @@ fn reference(index: &PqIndex, q: &[f32], k: usize, rerank: Rerank) -> (Vec<usize
         .map(|h| (0..n).map(|i| (product(h, i) + f64::from(second[h * n + i])) * scale).collect())
         .collect();
     let ranked = order(&rule_of(index.params().rule, &first, &first));
-    let band = Extent::OfContext(rerank.band).tokens(n, n);
-    let sure = k.saturating_sub(band / 2);
+    let band = Extent::OfContext(rerank.band).tokens(n, n).min(4 * k);
+    let sure = k.saturating_sub(band * 2 / 5);
     let values = rule_of(index.params().rule, &refined, &first);
     let mut chosen: Vec<usize> = ranked[..sure].to_vec();
     let looked = ranked[sure..(sure + band).min(n)].to_vec();
