@@ -420,6 +420,7 @@ inline result<std::uint32_t> cpu_lower_to(std::uint32_t level) {
 // ---- codecs
 
 class codec;
+class index;
 
 /** Scratch memory of one thread. Calls that take a `workspace*` do without when it is null, and take memory each time. */
 class workspace : public detail::handle<tersa_workspace, tersa_workspace_destroy> {
@@ -433,6 +434,8 @@ class workspace : public detail::handle<tersa_workspace, tersa_workspace_destroy
 
   /** Takes the memory now that `c` will need for caches of up to `n_tokens` tokens. */
   result<void> reserve(const codec& c, std::size_t n_tokens);
+  /** Takes the memory now that indexes like `i` will need, with values of `dim_v` elements. */
+  result<void> reserve(const index& i, std::size_t n_tokens, std::uint32_t dim_v);
 };
 
 namespace detail {
@@ -704,6 +707,218 @@ class writer : public detail::handle<tersa_writer, tersa_writer_destroy> {
 #endif
   }
 };
+
+// ---- selection and sparse attention
+
+/**
+ * The key or value rows of one KV head, one for each token of a sequence, to be read: a tersa_view. The block table must
+ * outlive it.
+ */
+class view {
+ public:
+  view() noexcept = default;
+
+  /** `n_tokens` rows of `dim` elements, `row_stride` elements apart (0: side by side), `len_bytes` bytes from `data` on. */
+  view(tersa_dtype dtype, std::uint32_t dim, std::size_t n_tokens, const void* data, std::size_t len_bytes,
+       std::size_t row_stride = 0) noexcept {
+    raw_.struct_size = sizeof(tersa_view);
+    raw_.dtype = static_cast<std::uint32_t>(dtype);
+    raw_.dim = dim;
+    raw_.n_tokens = n_tokens;
+    raw_.data = data;
+    raw_.len_bytes = len_bytes;
+    raw_.row_stride = row_stride;
+  }
+
+  /** Rows lie in blocks of `size` tokens of a pool: block i of the sequence is block `table[i]`, `stride` elements apart. */
+  view& blocks(std::uint32_t size, span<const std::uint32_t> table, std::size_t stride) noexcept {
+    raw_.block_size = size;
+    raw_.block_table = table.data();
+    raw_.n_block_table = table.size();
+    raw_.block_stride = stride;
+    return *this;
+  }
+
+  /** The same with so many tokens: a cache that grew, or a part of one. */
+  view with_tokens(std::size_t n_tokens) const noexcept {
+    view other = *this;
+    other.raw_.n_tokens = n_tokens;
+    return other;
+  }
+
+  std::size_t n_tokens() const noexcept { return raw_.n_tokens; }
+  std::uint32_t dim() const noexcept { return raw_.dim; }
+  /** As tersa.h takes it; NULL for a default-constructed one. */
+  const tersa_view* get() const noexcept { return raw_.struct_size == 0 ? nullptr : &raw_; }
+
+ private:
+  tersa_view raw_{};
+};
+
+using extent = tersa_extent;
+/** So many tokens. */
+inline extent tokens(std::uint32_t n) noexcept { return {TERSA_TOKENS, n, 0}; }
+/** A share of the prompt's tokens behind the sinks. */
+inline extent share_of_prompt(double share) noexcept { return {TERSA_SHARE_OF_PROMPT, 0, share}; }
+/** A share of the tokens behind the sinks that there are now. */
+inline extent share_of_context(double share) noexcept { return {TERSA_SHARE_OF_CONTEXT, 0, share}; }
+
+/** How the index of a KV head is kept. */
+struct index_params : tersa_index_params {
+  index_params() noexcept : tersa_index_params{} {}
+
+  /** A preset for keys of `head_dim` elements and `group` query heads that share them. */
+  static result<index_params> of(tersa_index_preset preset, std::uint32_t head_dim, std::uint32_t group) {
+    return detail::made<index_params>([&](index_params& out, tersa_error* err) {
+      const tersa_status status =
+          tersa_index_params_init(&out, sizeof(tersa_index_params), static_cast<std::uint32_t>(preset), head_dim, err);
+      out.group = group;
+      return status;
+    });
+  }
+};
+
+struct index_info : tersa_index_info {
+  index_info() noexcept : tersa_index_info{} { tersa_index_info_init(this, sizeof(tersa_index_info), nullptr); }
+};
+
+/** Codes of the keys of one KV head of one sequence, and what a query should attend to. Knows its shape, to check spans. */
+class index : public detail::handle<tersa_index, tersa_index_destroy> {
+ public:
+  index() noexcept = default;
+  /** Takes over a handle that was made with `params`. */
+  index(tersa_index* owned, const tersa_index_params& params) noexcept
+      : handle(owned), group_(params.group), head_dim_(params.head_dim) {}
+
+  static result<index> create(const index_params& params) {
+    return opened(params, [&](tersa_index** out, tersa_error* err) { return tersa_index_create(&params, out, err); });
+  }
+
+  /** From what `save` gave of a sequence of `n_tokens` tokens, with the parameters it was made with. */
+  static result<index> load(const index_params& params, std::size_t n_tokens, bytes saved) {
+    return opened(params, [&](tersa_index** out, tersa_error* err) {
+      return tersa_index_load(&params, n_tokens, saved.data(), saved.size(), out, err);
+    });
+  }
+
+  /** The index of a sequence that goes on from here on its own. */
+  result<index> fork() const {
+    tersa_index_params shape{};
+    shape.group = group_;
+    shape.head_dim = head_dim_;
+    return opened(shape, [&](tersa_index** out, tersa_error* err) { return tersa_index_fork(get(), out, err); });
+  }
+
+  /** The sequence has `keys.n_tokens()` tokens now; new ones are a prompt's. `queries` are [n][head_dim], or none. */
+  result<void> prefill(const view& keys, span<const float> queries = {}, workspace* ws = nullptr) {
+    return detail::done([&](tersa_error* err) {
+      if (!is_whole(queries)) return refuse(err);
+      return tersa_index_prefill(get(), keys.get(), queries.data(), n_rows(queries), detail::raw(ws), err);
+    });
+  }
+
+  /** The sequence has `keys.n_tokens()` tokens now; new ones were generated. */
+  result<void> append(const view& keys, workspace* ws = nullptr) {
+    return detail::done([&](tersa_error* err) { return tersa_index_append(get(), keys.get(), detail::raw(ws), err); });
+  }
+
+  /** The selected tokens for the queries `q`, [group][head_dim], rising: the part of `room` that was filled. */
+  result<span<std::uint32_t>> select(span<const float> q, float scale, span<std::uint32_t> room,
+                                     workspace* ws = nullptr) const {
+    return detail::made<span<std::uint32_t>>([&](span<std::uint32_t>& out, tersa_error* err) {
+      if (!is_group(q)) return refuse(err);
+      std::size_t n = 0;
+      const tersa_status status =
+          tersa_index_select(get(), q.data(), scale, room.data(), room.size(), &n, detail::raw(ws), err);
+      if (status == TERSA_OK) out = room.first(room.empty() ? 0 : n);
+      return status;
+    });
+  }
+
+  /**
+   * Attention of `q`, [group][head_dim], over sinks, selected tokens and tail: `out`, [group][values.dim()], and, unless
+   * empty, `lse`, [group].
+   */
+  result<void> attend(span<const float> q, float scale, const view& keys, const view& values, span<float> out,
+                      span<float> lse = {}, workspace* ws = nullptr) const {
+    return detail::done([&](tersa_error* err) {
+      const bool fits = out.size() == std::size_t{group_} * values.dim() && (lse.empty() || lse.size() == group_);
+      if (!is_group(q) || !fits) return refuse(err);
+      return tersa_index_attend(get(), q.data(), scale, keys.get(), values.get(), out.data(),
+                                lse.empty() ? nullptr : lse.data(), detail::raw(ws), err);
+    });
+  }
+
+  result<void> set_budget(extent budget) {
+    return detail::done([&](tersa_error* err) { return tersa_index_set_budget(get(), budget, err); });
+  }
+
+  /** The sequence keeps its first `n_tokens` tokens. */
+  result<void> truncate(std::size_t n_tokens) {
+    return detail::done([&](tersa_error* err) { return tersa_index_truncate(get(), n_tokens, err); });
+  }
+
+  /** The tokens left the sequence; later ones moved down. */
+  result<void> remove(range tokens) {
+    return detail::done([&](tersa_error* err) { return tersa_index_remove(get(), tokens, err); });
+  }
+
+  /** The keys of these tokens are others now. */
+  result<void> recode(range tokens, const view& keys, workspace* ws = nullptr) {
+    return detail::done(
+        [&](tersa_error* err) { return tersa_index_recode(get(), tokens, keys.get(), detail::raw(ws), err); });
+  }
+
+  /** Trains again on the keys there are, for `iterations` at most (0: as the parameters say). */
+  result<void> refresh(const view& keys, span<const float> queries = {}, std::uint32_t iterations = 0,
+                       workspace* ws = nullptr) {
+    return detail::done([&](tersa_error* err) {
+      if (!is_whole(queries)) return refuse(err);
+      return tersa_index_refresh(get(), keys.get(), queries.data(), n_rows(queries), iterations, detail::raw(ws), err);
+    });
+  }
+
+  result<index_info> inspect() const {
+    return detail::made<index_info>(
+        [&](index_info& out, tersa_error* err) { return tersa_index_inspect(get(), &out, err); });
+  }
+
+  result<std::vector<std::byte>> save() const {
+    return detail::saved([&](void* dst, std::size_t capacity, std::size_t* n, tersa_error* err) {
+      return tersa_index_save(get(), dst, capacity, n, err);
+    });
+  }
+
+  std::uint32_t group() const noexcept { return group_; }
+  std::uint32_t head_dim() const noexcept { return head_dim_; }
+
+ private:
+  template <class Create>
+  static result<index> opened(const tersa_index_params& params, Create create) {
+    return detail::made<index>([&](index& out, tersa_error* err) {
+      tersa_index* raw = nullptr;
+      const tersa_status status = create(&raw, err);
+      out = index(raw, params);
+      return status;
+    });
+  }
+
+  bool is_group(span<const float> q) const noexcept { return q.size() == std::size_t{group_} * head_dim_; }
+  bool is_whole(span<const float> q) const noexcept { return q.empty() || (head_dim_ > 0 && q.size() % head_dim_ == 0); }
+  std::size_t n_rows(span<const float> q) const noexcept { return q.empty() ? 0 : q.size() / head_dim_; }
+  tersa_status refuse(tersa_error* err) const noexcept {
+    return detail::refuse(err, "a span is not as long as group, head_dim and the values' dim say");
+  }
+
+  std::uint32_t group_ = 0;
+  std::uint32_t head_dim_ = 0;
+};
+
+inline result<void> workspace::reserve(const index& i, std::size_t n_tokens, std::uint32_t dim_v) {
+  return detail::done([&](tersa_error* err) {
+    return tersa_workspace_reserve_index(get(), i.get(), n_tokens, dim_v, err);
+  });
+}
 
 // ---- background jobs
 

@@ -76,5 +76,16 @@ int main(int argc, char** argv) {
   const auto done = pool.wait(room);
   CHECK(done && done->size() == 1 && (*done)[0].job == **job && *tersa::written((*done)[0]) == *n);
   CHECK(pool.poll(room)->empty() && !*pool.cancel(**job) && pool.event_fd());
+
+  auto params = tersa::index_params::of(TERSA_INDEX_DEFAULT, DIM, 1).value();
+  params.sinks = 0;
+  params.window = tersa::tokens(1);
+  tersa::index index = tersa::index::create(params).value();
+  const tersa::view keys(TERSA_F32, DIM, TOKENS * HEADS, data.data(), N * sizeof(float));
+  CHECK(index.prefill(keys) && index.inspect()->n_tokens == TOKENS * HEADS && index.fork());
+  std::vector<float> out(DIM), lse(1);
+  CHECK(index.attend(tersa::span<const float>(data).first(DIM), 0.125f, keys, keys, out, lse, &ws));
+  CHECK(index.attend(data, 0.125f, keys, keys, out).code() == TERSA_ERR_ARGUMENT);
+  CHECK(tersa::index::load(params, TOKENS * HEADS, *index.save()) && !tersa::index::load(params, 3, bytes));
   std::puts("no_exceptions: ok");
 }
