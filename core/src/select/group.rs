@@ -138,6 +138,7 @@ pub(crate) struct Softmax {
     /// With the weight of the greatest score.
     pub(crate) head: Head,
     /// The denominator, of which that weight is the inverse.
+    #[cfg_attr(not(feature = "alloc"), expect(dead_code, reason = "for what is looked at twice"))]
     pub(crate) sum: f64,
 }
 

@@ -37,6 +37,8 @@ mod block;
 mod budget;
 mod cut;
 mod group;
+#[cfg(feature = "alloc")]
+mod marks;
 mod nucleus;
 #[cfg(feature = "alloc")]
 mod rerank;
@@ -45,9 +47,9 @@ mod tests;
 mod topk;
 
 #[cfg(feature = "alloc")]
-pub(crate) use cut::Cuts;
-#[cfg(feature = "alloc")]
 pub(crate) use group::{Softmax, combine_counted, is_monotone, softmaxes};
+#[cfg(feature = "alloc")]
+pub(crate) use marks::Cuts;
 
 pub use block::{BlockRule, block_scores};
 pub use budget::{head_budgets, share_out};

@@ -1,10 +1,15 @@
 //! Selection against sorting, group rules against `f64`, budgets against their definition; at every level.
 
-use super::cut::{Cuts, cut};
-use super::group::{Softmax, combine_at, halves, softmaxes};
+use super::group::combine_at;
 use super::nucleus::nucleus_at;
 use super::topk::{top_k, write_out};
 use super::*;
+#[cfg(feature = "alloc")]
+use super::{
+    cut::cut,
+    group::{Softmax, halves, softmaxes},
+    marks::Cuts,
+};
 use crate::cpu::{self, Level};
 use crate::kernels::topk::Score;
 use crate::num::rng::Xoshiro256pp;
@@ -273,12 +278,14 @@ fn one_head_is_ranked_by_its_scores_and_several_by_the_rule() {
 }
 
 /// Scores that are nearly normal, as sums of table entries are, of heads that agree in part.
+#[cfg(feature = "alloc")]
 fn group_scores(rng: &mut Xoshiro256pp, group: usize, n: usize) -> Vec<u16> {
     let mut some = |most: u64| (0..4).map(|_| rng.below(most)).sum::<u64>();
     let shared: Vec<u64> = (0..n).map(|_| some(8000)).collect();
     (0..group * n).map(|i| u16::try_from(shared[i % n] + some(8000)).unwrap()).collect()
 }
 
+#[cfg(feature = "alloc")]
 #[test]
 fn both_cuts_take_what_exact_sums_of_all_tokens_say() {
     let mut scratch = scratch();
