@@ -20,7 +20,7 @@ use crate::files::FileBytes;
 use crate::heads::{self, Keys, Layer};
 use crate::parallel;
 use crate::report::{Table, error};
-use crate::selection::{Budgets, GroupRule, Specs};
+use crate::selection::{Budgets, GroupRule, Specs, When};
 
 /// `tersa eval`.
 #[derive(Args, Clone, Debug)]
@@ -55,7 +55,8 @@ Examples:
   tersa eval kv.tersa --against kv.safetensors --queries q.safetensors --json
   tersa eval kv.tersa --against kv.safetensors --layers 0-9 --last-queries 256
   tersa eval kv.safetensors --select all
-  tersa eval kv.safetensors --select exact,quest,default --budget 0.1 --plot loss.svg")]
+  tersa eval kv.safetensors --select exact,quest,default --budget 0.1 --plot loss.svg
+  tersa eval kv.safetensors --select default --prefill 4096 --refresh never")]
 pub struct EvalArgs {
     /// A .tersa file; with --select a dump
     #[arg(value_name = "IN")]
@@ -108,6 +109,12 @@ pub struct SelectionArgs {
     /// How the query heads of a group agree on one set
     #[arg(long, value_enum, value_name = "RULE", default_value = "softmax-sum", conflicts_with = "against")]
     pub group_rule: GroupRule,
+    /// Train indexes on the first N tokens and append the others one by one [default: on all before the tested queries]
+    #[arg(long, value_name = "N", value_parser = count, conflicts_with = "against")]
+    pub prefill: Option<NonZeroUsize>,
+    /// When to build indexes anew as tokens are appended: preset, never, growth:SHARE, drift[:RATIO]
+    #[arg(long, value_name = "WHEN", default_value = "preset", conflicts_with = "against")]
+    pub refresh: When,
     /// Seed of what is random
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "against")]
     pub seed: u64,

@@ -25,7 +25,7 @@ use anyhow::{Context as _, Result, ensure};
 pub use head::GroupRule;
 pub(crate) use pq::Pq;
 pub(crate) use spec::Spec;
-pub use spec::{Budgets, Specs};
+pub use spec::{Budgets, Specs, When};
 
 use crate::dump::{Dump, Queries};
 use crate::eval::EvalArgs;
@@ -33,7 +33,7 @@ use crate::exit::Fault;
 use crate::heads::{self, Keys, Layer};
 use crate::parallel;
 use crate::progress::Progress;
-use choice::Choice;
+use choice::{Choice, Upkeep};
 use head::{Head, Kept, Setting, Truth};
 
 /// Who chooses tokens.
@@ -81,6 +81,7 @@ pub(crate) struct Row {
     bits: f64,
     /// `[layer][budget]`.
     layers: Vec<Vec<Cell>>,
+    upkeep: Upkeep,
 }
 
 /// What was measured, and how.
@@ -163,7 +164,7 @@ fn tasks<'a>(dump: &Dump, asking: &'a Dump, args: &EvalArgs) -> Result<Vec<Task<
 }
 
 /// What each selector keeps of one head at each budget, or why it could not be measured.
-type HeadCells = Vec<Result<Vec<Cell>>>;
+type HeadCells = Vec<Result<(Vec<Cell>, Upkeep)>>;
 
 fn measure(dump: &Dump, asking: &Dump, tasks: &[Task<'_>], args: &EvalArgs, specs: &Specs) -> Result<Report> {
     let first = dump.streams[tasks[0].layer.k].shape;
@@ -181,6 +182,8 @@ fn measure(dump: &Dump, asking: &Dump, tasks: &[Task<'_>], args: &EvalArgs, spec
         ks: args.select.budget.0.iter().map(k).collect(),
         rule: args.select.group_rule,
         seed: args.select.seed,
+        prefill: args.select.prefill.map(NonZeroUsize::get),
+        refresh: args.select.refresh.0,
     };
     let selectors: Vec<Box<dyn Selector>> = specs.0.iter().map(|s| s.selector()).collect();
     let bytes = |t: &Task<'_>| -> u64 {
@@ -212,6 +215,7 @@ fn measure(dump: &Dump, asking: &Dump, tasks: &[Task<'_>], args: &EvalArgs, spec
                 spec: *spec,
                 bits,
                 layers: vec![vec![Cell::default(); setting.ks.len()]; numbers.len()],
+                upkeep: Upkeep::default(),
             })
         })
         .collect();
@@ -221,7 +225,8 @@ fn measure(dump: &Dump, asking: &Dump, tasks: &[Task<'_>], args: &EvalArgs, spec
         for (row, cells) in rows.iter_mut().zip(cells?) {
             let Some(open) = row else { continue };
             match cells {
-                Ok(cells) => {
+                Ok((cells, upkeep)) => {
+                    open.upkeep.merge(upkeep);
                     for (all, cell) in open.layers[at].iter_mut().zip(cells) {
                         all.shared.merge(&cell.shared);
                         all.single.merge(&cell.single);
@@ -274,6 +279,12 @@ fn measure_head(
         queries.extend_from_slice(tested);
     }
     let (k, v) = (heads::rows(dump, task.layer.k, task.head)?, heads::rows(dump, task.layer.v, task.head)?);
+    ensure!(
+        setting.prefill.is_none_or(|n| n <= shape.n_tokens - n_queries),
+        "--prefill: the last {n_queries} of {} tokens are tested, so that at most {} can be trained on",
+        shape.n_tokens,
+        shape.n_tokens - n_queries
+    );
     let head = Head {
         keys: &k,
         values: &v,
@@ -291,7 +302,7 @@ fn measure_head(
     let truth = head.truth();
     let exact = Choice::by_scores(&head, &truth.logits);
     let always: Vec<_> = (0..head.group * n_queries).map(|row| truth.always(&head, row)).collect();
-    let cells = |selector: &dyn Selector| -> Result<Vec<Cell>> {
+    let cells = |selector: &dyn Selector| -> Result<(Vec<Cell>, Upkeep)> {
         let choice = selector.choose(&head, &truth)?;
         let measure = |budget: usize| {
             let mut cell = Cell::default();
@@ -305,7 +316,7 @@ fn measure_head(
             }
             cell
         };
-        Ok((0..setting.ks.len()).map(measure).collect())
+        Ok(((0..setting.ks.len()).map(measure).collect(), choice.upkeep))
     };
     Ok(selectors.iter().map(|s| cells(&**s)).collect())
 }

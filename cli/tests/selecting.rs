@@ -216,6 +216,31 @@ fn an_index_follows_a_sliding_window() {
 }
 
 #[test]
+fn an_index_that_is_built_anew_as_tokens_come_finds_what_a_fresh_one_finds() {
+    let recall = |args: &str| {
+        let report = evaluated(&format!("--select default --budget 0.1,0.02 {args}"));
+        let row = &report["rows"][0];
+        let recall = [0.1, 0.02].map(|budget| number(&report, "default", budget, "shared", "recall"));
+        (recall, row["builds"].as_u64().unwrap(), row["build_us_per_token"].as_f64().unwrap())
+    };
+    let (fresh, builds, _) = recall("");
+    assert_eq!(builds, 0);
+    // 12 heads. The prompt's index has 445 keys, the last query's 956; one of a few hundred is built anew after 64 more.
+    let (kept, builds, cost) = recall("--prefill 512");
+    assert!(builds == 12 * 7 && cost > 0.0, "{builds}");
+    assert!(kept.iter().zip(fresh).all(|(kept, fresh)| *kept > 0.97 * fresh), "{kept:?} {fresh:?}");
+    let (stale, builds, _) = recall("--prefill 512 --refresh never");
+    assert_eq!(builds, 0);
+    assert!(stale.iter().zip(fresh).all(|(stale, fresh)| *stale < 0.95 * fresh), "{stale:?} {fresh:?}");
+    let dir = with_sample();
+    let out = run(dir.path(), "eval kv.safetensors --select exact,default --prefill 512 --layers 6", 0);
+    let table = String::from_utf8(out.stdout).unwrap();
+    assert!(table.contains("default: trained on 512 tokens, then 7.0 times anew"), "{table}");
+    let out = run(dir.path(), "eval kv.safetensors --select default --prefill 961 --layers 6", 1);
+    assert!(String::from_utf8(out.stderr).unwrap().contains("at most 960"));
+}
+
+#[test]
 fn decode_steps_are_timed_beside_dense_attention() {
     let dir = with_sample();
     let bench = |args: &str| -> Value {

@@ -102,6 +102,10 @@ impl<'a> Layer<'a> {
             let start = Instant::now();
             cache.step(&q, scale, &key, &value, out, &mut lse, &mut scratch)?;
             seconds += start.elapsed().as_secs_f64();
+            // Between steps; `HeadCache::rebuild` is for another thread.
+            if cache.is_refresh_due() {
+                cache.refresh(&mut scratch)?;
+            }
         }
         #[allow(clippy::cast_precision_loss, reason = "a small count")]
         Ok((outputs, seconds / STEPS as f64))

@@ -30,6 +30,13 @@ const STEPS: &[Step] = &[
         let core = ["test", "-p", "tersa-core", "--lib", "--no-default-features"];
         all(&[&core, &[&core[..], ALLOC].concat()])
     }),
+    ("core with rayon", || {
+        let features = ["-p", "tersa-core", "--features", "rayon"];
+        all(&[
+            &[&["clippy"], &features[..], &["--lib", "--test", "rayon", "--", "-Dwarnings"]].concat(),
+            &[&["test"], &features[..], &["--test", "rayon"]].concat(),
+        ])
+    }),
     ("tests, command line at TERSA_CPU=scalar", || at_level("scalar")),
     ("tests, command line at TERSA_CPU=avx2", || at_level("avx2")),
     ("no_std static library linked into C", nostd::link_and_run),

@@ -10,13 +10,46 @@ pub(crate) struct Choice {
     pub(crate) shared: Vec<Vec<Vec<u32>>>,
     /// `[budget][group * n_queries]`: a set for each query head.
     pub(crate) single: Vec<Vec<Vec<u32>>>,
+    /// What it took to keep the index up to date.
+    pub(crate) upkeep: Upkeep,
+}
+
+/// Builds of indexes after the first, of some heads.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Upkeep {
+    /// Heads.
+    pub(crate) heads: usize,
+    /// Tokens that came after the first build.
+    pub(crate) appended: usize,
+    /// Builds.
+    pub(crate) builds: usize,
+    /// Seconds of building.
+    pub(crate) seconds: f64,
+}
+
+impl Upkeep {
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.heads += other.heads;
+        self.appended += other.appended;
+        self.builds += other.builds;
+        self.seconds += other.seconds;
+    }
+
+    /// Microseconds of building for each token that came.
+    pub(crate) fn us_per_token(&self) -> f64 {
+        if self.appended == 0 { 0.0 } else { 1e6 * self.seconds / self.appended as f64 }
+    }
 }
 
 impl Choice {
     /// Room for every query of a head, all sets empty.
     pub(crate) fn empty(head: &Head<'_>) -> Self {
         let sets = |n: usize| vec![vec![Vec::new(); n]; head.setting.ks.len()];
-        Self { shared: sets(head.n_queries), single: sets(head.group * head.n_queries) }
+        Self {
+            shared: sets(head.n_queries),
+            single: sets(head.group * head.n_queries),
+            upkeep: Upkeep::default(),
+        }
     }
 
     /// The best candidates by `scores`, `[group][n_queries][n_tokens]`, which are scaled as scores of attention are.

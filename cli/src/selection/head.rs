@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use tersa_core::kv::Refresh;
+
 /// Queries that are worked on side by side.
 pub(crate) const LANES: usize = 16;
 
@@ -20,6 +22,10 @@ pub(crate) struct Setting {
     pub(crate) rule: GroupRule,
     /// Seed of whatever is random.
     pub(crate) seed: u64,
+    /// Tokens that indexes are trained on before the others are appended; all before the first tested query, if not said.
+    pub(crate) prefill: Option<usize>,
+    /// When indexes are built anew, unless as they are configured.
+    pub(crate) refresh: Option<Refresh>,
 }
 
 /// How scores of the query heads of a group become one score of a token.
@@ -80,13 +86,21 @@ impl Head<'_> {
 
     /// Tokens that query `j` sees.
     pub(crate) fn seen(&self, j: usize) -> Range<usize> {
-        let end = self.n_prompt() + j + 1;
-        end.saturating_sub(self.setting.window)..end
+        self.seen_by(self.n_prompt() + j)
+    }
+
+    fn seen_by(&self, token: usize) -> Range<usize> {
+        (token + 1).saturating_sub(self.setting.window)..token + 1
     }
 
     /// The tokens between sinks and recent ones, from which query `j` chooses.
     pub(crate) fn candidates(&self, j: usize) -> Range<usize> {
-        let seen = self.seen(j);
+        self.candidates_of(self.n_prompt() + j)
+    }
+
+    /// The tokens from which the query of `token` chooses.
+    pub(crate) fn candidates_of(&self, token: usize) -> Range<usize> {
+        let seen = self.seen_by(token);
         let end = seen.end.saturating_sub(self.setting.recent).max(seen.start);
         self.setting.sinks.clamp(seen.start, end)..end
     }
@@ -314,7 +328,16 @@ mod tests {
         for (sinks, recent, window) in
             [(4, 8, 40), (0, 0, 40), (4, 64, 40), (50, 3, 40), (4, 8, 13), (4, 20, 13), (4, 1, 1)]
         {
-            let setting = Setting { sinks, recent, window, ks: vec![], rule: GroupRule::SoftmaxSum, seed: 0 };
+            let setting = Setting {
+                sinks,
+                recent,
+                window,
+                ks: vec![],
+                rule: GroupRule::SoftmaxSum,
+                seed: 0,
+                prefill: None,
+                refresh: None,
+            };
             let head = Head {
                 keys: &rows,
                 values: &rows,
@@ -342,8 +365,16 @@ mod tests {
     fn attending_everything_is_exact_and_leaving_out_is_what_a_slow_sum_says() {
         let (n, d, dv) = (50, 8, 6);
         let (keys, values, queries) = (noise(n * d, 1), noise(n * dv, 2), noise(2 * 3 * d, 3));
-        let setting =
-            Setting { sinks: 2, recent: 4, window: n, ks: vec![], rule: GroupRule::SoftmaxSum, seed: 0 };
+        let setting = Setting {
+            sinks: 2,
+            recent: 4,
+            window: n,
+            ks: vec![],
+            rule: GroupRule::SoftmaxSum,
+            seed: 0,
+            prefill: None,
+            refresh: None,
+        };
         let head = Head {
             keys: &keys,
             values: &values,

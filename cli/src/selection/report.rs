@@ -93,6 +93,8 @@ impl Report {
                     "selector": row.spec.to_string(),
                     "index_bits": row.bits,
                     "budget": fraction,
+                    "builds": row.upkeep.builds,
+                    "build_us_per_token": row.upkeep.us_per_token(),
                     "k": self.setting.ks[budget],
                 });
                 let overall = cell_json(&row.overall(budget));
@@ -117,6 +119,7 @@ impl Report {
             "window": self.setting.window,
             "group_rule": self.rule(),
             "seed": self.setting.seed,
+            "prefill": self.setting.prefill,
             "rows": rows,
         })
     }
@@ -154,6 +157,16 @@ impl fmt::Display for Report {
             "left: one set for each kv head (group rule {}); right: one for each query head",
             self.rule()
         )?;
+        for row in self.rows.iter().filter(|row| self.setting.prefill.is_some() && row.upkeep.appended > 0) {
+            writeln!(
+                f,
+                "{}: trained on {} tokens, then {:.1} times anew as others came, {:.0} us for each of those and head",
+                row.spec,
+                self.setting.prefill.unwrap_or_default(),
+                row.upkeep.builds as f64 / row.upkeep.heads as f64,
+                row.upkeep.us_per_token()
+            )?;
+        }
         for (budget, fraction) in self.budgets.iter().enumerate() {
             let mut table = Table::new(&[
                 "selector", "bits/key", "recall", "mass", "error", "p95", "recall", "mass", "error", "p95",

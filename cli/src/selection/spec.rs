@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use tersa_core::kv::Preset;
+use tersa_core::kv::drift::DriftParams;
+use tersa_core::kv::{Preset, Refresh};
 
 use super::Selector;
 use super::peers::{Exact, ExactV, H2o, Quest, Random, Recent, SnapKv, SparQ};
@@ -184,6 +185,33 @@ impl fmt::Display for Budgets {
     }
 }
 
+/// When indexes are built anew as tokens are appended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct When(pub(crate) Option<Refresh>);
+
+impl FromStr for When {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let unknown = || format!("`{s}` is none of preset, never, growth:SHARE, drift[:RATIO]");
+        let above = |t: &str, least: f32| {
+            t.parse().ok().filter(|x: &f32| *x > least && x.is_finite()).ok_or_else(unknown)
+        };
+        Ok(Self(match s.split_once(':') {
+            None if s == "preset" => None,
+            None if s == "never" => Some(Refresh::Never),
+            None if s == "drift" => Some(Refresh::Drift(DriftParams::default())),
+            Some(("drift", ratio)) => {
+                Some(Refresh::Drift(DriftParams { refresh_at: above(ratio, 1.0)?, ..DriftParams::default() }))
+            }
+            Some(("growth", share)) => {
+                Some(Refresh::Growth { share: above(share, 0.0)?.into(), at_least: 1 })
+            }
+            _ => return Err(unknown()),
+        }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +248,17 @@ mod tests {
         assert_eq!(specs.0.len(), ALL.len() + 1);
         assert_eq!((specs.0[0], specs.0[1]), (Spec::Random, Spec::Exact));
         assert!(",".parse::<Specs>().is_err());
+    }
+
+    #[test]
+    fn times_of_building_anew_are_read() {
+        assert_eq!("preset".parse(), Ok(When(None)));
+        assert_eq!("never".parse(), Ok(When(Some(Refresh::Never))));
+        assert_eq!("growth:0.125".parse(), Ok(When(Some(Refresh::Growth { share: 0.125, at_least: 1 }))));
+        assert!(matches!("drift:1.5".parse(), Ok(When(Some(Refresh::Drift(p)))) if p.refresh_at == 1.5));
+        for bad in ["", "growth", "growth:0", "growth:-1", "growth:nan", "drift:1", "never:1", "preset:2"] {
+            assert!(bad.parse::<When>().is_err(), "{bad:?} must be refused");
+        }
     }
 
     #[test]

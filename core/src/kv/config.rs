@@ -1,7 +1,7 @@
 //! How a cache is kept: what is always attended to, how much is selected, and by which index.
 
 use super::KvError;
-use super::drift::DriftParams;
+use super::drift::Refresh;
 use crate::pq::{Codes, PqShape};
 use crate::select::{GroupRule, RerankError};
 
@@ -90,14 +90,14 @@ pub struct PqConfig {
     pub rerank: Option<Rerank>,
     /// How codebooks are trained.
     pub training: Training,
-    /// When codebooks are trained again.
-    pub drift: DriftParams,
+    /// When an index is built anew.
+    pub refresh: Refresh,
 }
 
 impl PqConfig {
     /// Bytes that the index of one KV head takes in memory for each token of the middle. Exact keys and values come on top,
-    /// and once for each head a codebook (twice `4 d 2^nbits` bytes), the matrices of a transform (twice `4 d d`) and, with 2 x 6
-    /// bits, 16 KiB of counts.
+    /// and once for each head a codebook (twice `4 d 2^nbits` bytes), the matrices of a transform (twice `4 d d`) with the queries
+    /// from which it is learned anew (`4096 d`) and, with 2 x 6 bits, 16 KiB of counts.
     ///
     /// | preset | d = 64 | 128 | 256 | in a file, d = 128 |
     /// |---|---|---|---|---|
@@ -121,6 +121,7 @@ impl PqConfig {
                 return Err(RerankError::Shape { head_dim: self.shape.d(), bits: rerank.bits }.into());
             }
         }
+        self.refresh.check()?;
         self.window.check()?;
         self.budget.check()
     }
@@ -138,7 +139,7 @@ pub enum Preset {
     SkyLight,
     /// Ours: keys transformed by what the prompt's queries look at, 8 + d/32 codes of 6 bits (60, 72, 96 bits at 64, 128, 256
     /// elements), and 2-bit codes of what those leave for a second look at a tenth of the keys; 32 sinks, a window of
-    /// 128, a tenth of the context.
+    /// 128, a tenth of the context; built anew whenever the keys have grown by a 32nd.
     Default,
 }
 
@@ -185,7 +186,7 @@ impl Preset {
             rerank: None,
             // The paper's seed; its iterations are what the device's time allows, 3 to 300.
             training: Training { iterations: 10, sample: usize::MAX, seed: 4321, random_rows: true },
-            drift: DriftParams::default(),
+            refresh: Refresh::Never,
         };
         Ok(match self {
             Self::PaperLongBench | Self::PaperInfiniteBench => paper,
@@ -196,6 +197,7 @@ impl Preset {
                 transform: true,
                 rerank: Some(Rerank { bits: 2, band: 0.1, seed: 4321 }),
                 training: Training { sample: 256, random_rows: false, ..paper.training },
+                refresh: Refresh::Growth { share: 1.0 / 32.0, at_least: 64 },
                 ..paper
             },
         })

@@ -1,9 +1,74 @@
-//! Whether new keys still look like those the codebook was trained on.
+//! When an index is built anew.
 //!
-//! Keys that arrive while a model generates are coded with the prompt's centroids (PQCache never trains again). This
-//! monitor compares what that costs: an exponential moving average of the new keys' squared assignment errors,
+//! PQCache never trains again: keys that arrive while a model generates are coded with the prompt's centroids. With keys after
+//! RoPE that holds for some hundred tokens only, because both keys and queries turn with their positions; see
+//! `docs/pqcache.md` for what was measured. [`Refresh`] says when an index is built anew, transform, centroids and codes.
+//!
+//! [`DriftMonitor`] compares what new keys cost: an exponential moving average of their squared assignment errors,
 //! `|k - k^|^2`, over the mean error of the keys that the codebook was trained on. A ratio of 1 means that new keys are
-//! coded as well as the prompt's. It is ours; the paper has none.
+//! coded as well as the prompt's. Both are ours; the paper has neither.
+
+use super::KvError;
+use super::config::Extent;
+
+/// When an index is built anew. Polled, and carried out by the caller: see [`PqIndex::is_refresh_due`] and
+/// [`HeadCache::is_refresh_due`].
+///
+/// [`PqIndex::is_refresh_due`]: super::PqIndex::is_refresh_due
+/// [`HeadCache::is_refresh_due`]: super::HeadCache::is_refresh_due
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Refresh {
+    /// Never, as in the paper.
+    Never,
+    /// Once there are more keys than it was built for, by this share of them and by `at_least`. The keys of all builds together
+    /// are `1 + 1/share` times the last, so that an appended key costs at most `1 + 1/share` times what a key of a build does,
+    /// however long the context grows.
+    Growth {
+        /// New keys, as a share of those it was built for, above 0.
+        share: f64,
+        /// New keys, at least.
+        at_least: u32,
+    },
+    /// Once new keys are coded much worse than those it was built from.
+    Drift(DriftParams),
+}
+
+impl Refresh {
+    /// Whether an index that was built for `tokens` keys and holds `len` now is to be built anew.
+    pub(super) fn is_due(self, monitor: &DriftMonitor, tokens: usize, len: usize) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Growth { share, at_least } => {
+                let grown = Extent::OfContext(share).tokens(tokens, tokens);
+                len >= tokens.saturating_add(grown.max(at_least as usize))
+            }
+            Self::Drift(_) => monitor.is_due(),
+        }
+    }
+
+    /// A monitor of an index that leaves `trained` as the mean squared error of its training keys.
+    pub(super) fn monitor(self, trained: f64) -> DriftMonitor {
+        DriftMonitor::new(self.drift(), trained)
+    }
+
+    /// How a monitor judges.
+    pub(super) fn drift(self) -> DriftParams {
+        match self {
+            Self::Drift(params) => params,
+            Self::Never | Self::Growth { .. } => DriftParams::default(),
+        }
+    }
+
+    pub(super) fn check(self) -> Result<(), KvError> {
+        match self {
+            Self::Growth { share, .. } if !(share > 0.0 && share.is_finite()) => {
+                Err(KvError::Share { share })
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 /// How a [`DriftMonitor`] judges.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,6 +158,20 @@ impl DriftMonitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn growth_is_due_by_share_and_count() {
+        let monitor = DriftMonitor::new(DriftParams::default(), 1.0);
+        let due =
+            |at_least, tokens, len| Refresh::Growth { share: 0.0625, at_least }.is_due(&monitor, tokens, len);
+        assert!(!due(0, 1600, 1699) && due(0, 1600, 1700));
+        assert!(!due(256, 1600, 1855) && due(256, 1600, 1856));
+        assert!(!due(1, usize::MAX, 5), "no overflow");
+        assert!(!Refresh::Never.is_due(&monitor, 1, 1000));
+        for share in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(Refresh::Growth { share, at_least: 0 }.check().is_err());
+        }
+    }
 
     #[test]
     fn equal_errors_never_trigger() {

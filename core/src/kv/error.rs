@@ -54,6 +54,8 @@ pub enum KvError {
     },
     /// The index has no codebook yet.
     Untrained,
+    /// The index was built for a cache that has since been cut, changed or forked.
+    Outdated,
     /// A layer of no KV heads, or of no query heads for each.
     NoHeads,
     /// The bytes are of an index that is kept in another way.
@@ -105,6 +107,7 @@ impl core::fmt::Display for KvError {
             Self::Share { share } => write!(f, "{share} is no share of a whole"),
             Self::Scale { scale } => write!(f, "scores cannot be scaled by {scale}"),
             Self::Untrained => f.write_str("the index has no codebook yet"),
+            Self::Outdated => f.write_str("the index was built of other tokens than the cache holds now"),
             Self::NoHeads => f.write_str("a layer has at least one KV head and one query head for each"),
             Self::OtherIndex { what } => write!(f, "the index was made with another {what}"),
             Self::Corrupt { what } => write!(f, "these bytes are no index: {what}"),

@@ -202,8 +202,8 @@ impl HeadIndex {
     /// sinks and the window are indexed. Trains as soon as there are more middle tokens than centroids, and again when a later
     /// chunk makes them twice as many; other chunks are coded with the centroids there are.
     ///
-    /// `queries` `[nq][d]` are queries of the group's heads, in the order of tokens, from which the first training learns
-    /// the transform, if the configuration asks for one; there may be none. The last thousand tokens' are enough.
+    /// `queries` `[nq][d]` are queries of the group's heads, in the order of tokens, from which the
+    /// transform is learned, if the configuration asks for one; there may be none, and the last 2048 are enough up to 128 elements.
     ///
     /// Cost: training on at most `sample * ksub` keys; `d * ksub` multiply-adds a key.
     ///
@@ -291,8 +291,8 @@ impl HeadIndex {
         Ok(decode.add(q, scale, keys, values, Tokens::Range(tail))?)
     }
 
-    /// Whether [`refresh`](Self::refresh) is worth its cost: there are enough middle tokens for a first codebook, twice
-    /// as many as there were at the last training, or new keys are coded much worse than those of the prompt.
+    /// Whether the index is to be built anew, as the configuration says ([`Refresh`](super::Refresh)), or for the first time: there
+    /// are more middle tokens than centroids, and no codes. Constant cost.
     #[must_use]
     pub fn is_refresh_due(&self) -> bool {
         match self.index.codebook() {
@@ -301,9 +301,9 @@ impl HeadIndex {
         }
     }
 
-    /// Trains the codebook (again) and codes the middle anew. Not for the hot path: it
-    /// allocates, and costs what [`prefill`](Self::prefill) does. `budget` overrides the configured iterations; `queries` are
-    /// those of [`prefill`](Self::prefill), for a first training.
+    /// Builds the index anew, transform, centroids and codes. Not for the hot path: it
+    /// allocates, and costs what [`prefill`](Self::prefill) of all tokens does. `budget` overrides the configured iterations; `queries` are
+    /// the last ones, as for [`prefill`](Self::prefill); with few of them the transform stays as it is.
     ///
     /// # Errors
     /// [`KvError::Range`] if `keys` are fewer than before, [`KvError::Pq`] if a key holds a NaN or an infinity; nothing is
@@ -318,6 +318,21 @@ impl HeadIndex {
         self.check_keys(keys)?;
         let middle = if self.index.codebook().is_some() { self.index.len() } else { self.uncoded_middle() };
         self.refresh_to(middle, keys, queries, budget, scratch)
+    }
+
+    /// Takes over what `other` was trained to, an index of the first of these tokens, after coding the others under it.
+    pub(super) fn adopt(
+        &mut self,
+        other: Self,
+        keys: &impl KeyRows,
+        scratch: &mut IndexScratch,
+    ) -> Result<(), KvError> {
+        let mut index = other.index;
+        if index.codebook().is_some() {
+            code_up_to(&self.config, keys, &mut index, self.index.len(), true, scratch)?;
+            self.index = index;
+        }
+        Ok(())
     }
 
     /// Keeps the first `len` tokens. The last ones of the middle lose their codes where they are in the window now.
@@ -487,7 +502,7 @@ impl HeadIndex {
             }
         }
         let mut index = if self.index.codebook().is_some() {
-            self.index.retrained(&sample, middle, budget)?
+            self.index.rebuilt(&sample, queries, middle, budget)?
         } else {
             let mut index = self.index.clone();
             index.train(&sample, queries, middle, budget)?;

@@ -9,7 +9,8 @@
 //! | [`store`] | exact rows of a head, in blocks that forks share |
 //! | [`ring`] | which slot of a device's window buffer holds which token |
 //! | [`block_cache`] | which blocks of tokens stay in a fast memory tier |
-//! | [`drift`] | whether new keys still look like those the codebook was trained on |
+//! | [`drift`] | when an index is built anew |
+//! | [`queries`] | the last queries, from which it is |
 #![cfg(feature = "alloc")]
 #![forbid(unsafe_code)]
 
@@ -21,12 +22,14 @@ pub mod drift;
 mod error;
 pub mod head_index;
 pub mod index;
+pub mod queries;
 pub mod ring;
 pub mod store;
 
-pub use cache::{HeadCache, HeadScratch, LayerShape, PqCache};
+pub use cache::{HeadCache, HeadScratch, LayerShape, PqCache, Rebuild, Rebuilt};
 pub use coded::{CodedScratch, coded_top_k};
 pub use config::{Extent, PqConfig, Preset};
+pub use drift::Refresh;
 pub use error::KvError;
 pub use head_index::{HeadIndex, IndexScratch, KeyRows};
 pub use index::PqIndex;

@@ -83,6 +83,9 @@ impl core::fmt::Debug for KeyTransform {
 }
 
 impl KeyTransform {
+    /// Query vectors that can be learned from, at least.
+    pub const LEAST_QUERIES: usize = 4 * RUN;
+
     /// Rows of `d` numbers stay as they are.
     #[must_use]
     pub const fn identity(d: usize) -> Self {
@@ -90,7 +93,7 @@ impl KeyTransform {
     }
 
     /// Learns from keys `[n][d]` and queries `[nq][d]` of all heads that share them, in the order of tokens, for codes of `shape`.
-    /// It is the identity if the guard says so: without queries or with fewer than 64 vectors, or with too few keys,
+    /// It is the identity if the guard says so: without queries or with fewer than [`LEAST_QUERIES`](Self::LEAST_QUERIES) vectors, or with too few keys,
     /// for `d` = 1 or above 1024. Coordinates that queries or keys do not use are no hindrance. The same bits at every level.
     ///
     /// Cost: `d^2 / 2` products for each key and query vector, about `14 d^3` for the matrices; a
@@ -125,7 +128,7 @@ impl KeyTransform {
         }
         let most = params.most_queries.unwrap_or_else(|| enough(d));
         let recent = &queries[nq.saturating_sub(most) * d..];
-        let maps = if !(2..=MAX_DIM).contains(&d) || n <= d || recent.len() / d < 4 * RUN {
+        let maps = if !(2..=MAX_DIM).contains(&d) || n <= d || recent.len() / d < Self::LEAST_QUERIES {
             None
         } else {
             learn(level, keys, recent, shape, params)
@@ -340,12 +343,13 @@ fn covariance(level: Level, keys: &[f32], d: usize, most: usize) -> Vec<f64> {
 /// Second moments of three runs in four, scaled to a mean diagonal of 1, and of the fourth, scaled alike.
 fn moments(level: Level, queries: &[f32], d: usize) -> (Vec<f64>, Vec<f64>) {
     let (mut moment, mut held) = (vec![0.0; d * d], vec![0.0; d * d]);
-    let (mut n, mut n_held) = (0, 0);
+    let (mut most, mut others) = (Vec::with_capacity(queries.len()), Vec::new());
     for (i, run) in queries.chunks(RUN * d).enumerate() {
-        let (sums, n) = if i % 4 == 1 { (&mut held, &mut n_held) } else { (&mut moment, &mut n) };
-        linalg::gram(level, run, d, sums);
-        *n += run.len() / d;
+        if i % 4 == 1 { others.extend_from_slice(run) } else { most.extend_from_slice(run) }
     }
+    linalg::gram(level, &most, d, &mut moment);
+    linalg::gram(level, &others, d, &mut held);
+    let (n, n_held) = (most.len() / d, others.len() / d);
     let trace: f64 = (0..d).map(|i| moment[i * d + i]).sum();
     let unit = count(d) / trace.max(f64::MIN_POSITIVE);
     for i in 0..d {

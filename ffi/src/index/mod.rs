@@ -365,8 +365,9 @@ pub unsafe extern "C" fn tersa_index_recode(
     })
 }
 
-/// Trains the codebook again on the keys there are and codes the middle anew; costs what `tersa_index_prefill` does.
-/// `iterations` are those at most, 0 for what the parameters say; `queries` matter only if the index was never trained.
+/// Builds the index anew from the keys there are, transform, codebook and codes; costs what `tersa_index_prefill` of all of them
+/// does. `iterations` are those at most, 0 for what the parameters say; `queries` are the last ones, from which the transform is
+/// learned, 2048 vectors at best: with fewer than 64 it stays as it is.
 ///
 /// To do this beside the decoding: fork the index, refresh the fork in another thread, `tersa_index_append` to the fork what came
 /// meanwhile, and use it in the place of the index. The keys must not move until then.
@@ -406,8 +407,7 @@ pub struct tersa_index_info {
     pub struct_size: u32,
     /// 1 if there is a codebook.
     pub trained: u32,
-    /// 1 if `tersa_index_refresh` is worth its cost: there are enough keys for a first codebook or twice as many as it was trained
-    /// on, or new keys are coded much worse.
+    /// 1 if `tersa_index_refresh` is due: there are enough keys for a first codebook, or it is time by the parameters; else 0.
     pub refresh_due: u32,
     /// Bits of a key's codes.
     pub bits: u32,

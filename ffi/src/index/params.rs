@@ -1,7 +1,7 @@
 //! How an index is kept.
 
 use tersa_core::kv::config::{Rerank, Training};
-use tersa_core::kv::drift::DriftParams;
+use tersa_core::kv::drift::{DriftParams, Refresh};
 use tersa_core::kv::{Extent, PqConfig, Preset};
 use tersa_core::pq::PqShape;
 use tersa_core::select::GroupRule;
@@ -131,11 +131,13 @@ pub struct tersa_index_params {
     pub seed: u64,
     /// Seed of the second look's rotation.
     pub rerank_seed: u64,
+    /// New keys before a refresh is due, at least.
+    pub refresh_at_least: u32,
     /// Drift: tokens after which a new key's coding error weighs half as much.
     pub drift_half_life: u32,
-    /// Drift: new keys before a refresh is due, at least.
-    pub drift_at_least: u32,
-    /// Drift: a refresh is due when new keys' errors are so many times those of the trained ones.
+    /// Growth: a refresh is due when there are more keys than the index was built for, by this share of them; 0 for drift.
+    pub refresh_growth: f64,
+    /// Drift: a refresh is due when new keys' errors are so many times those of the trained ones; 0 for never. Not looked at with growth.
     pub drift_refresh_at: f64,
 }
 
@@ -163,8 +165,9 @@ unsafe impl Versioned for tersa_index_params {
             sample: 0,
             seed: 0,
             rerank_seed: 0,
+            refresh_at_least: 0,
             drift_half_life: 0,
-            drift_at_least: 0,
+            refresh_growth: 0.0,
             drift_refresh_at: 0.0,
         }
     }
@@ -172,7 +175,12 @@ unsafe impl Versioned for tersa_index_params {
 
 impl tersa_index_params {
     fn new(config: &PqConfig) -> Self {
-        let PqConfig { shape, sinks, window, budget, rule, transform, rerank, training, drift } = config;
+        let PqConfig { shape, sinks, window, budget, rule, transform, rerank, training, refresh } = config;
+        let (at_least, growth, drift) = match *refresh {
+            Refresh::Growth { share, at_least } => (at_least, share, None),
+            Refresh::Drift(params) => (params.at_least, 0.0, Some(params)),
+            _ => (0, 0.0, None),
+        };
         Self {
             head_dim: saturate(shape.d()),
             sinks: saturate(*sinks),
@@ -193,14 +201,27 @@ impl tersa_index_params {
             sample: if training.sample == usize::MAX { 0 } else { saturate(training.sample) },
             seed: training.seed,
             rerank_seed: rerank.map_or(0, |r| r.seed),
-            drift_half_life: drift.half_life,
-            drift_at_least: drift.at_least,
-            drift_refresh_at: drift.refresh_at.into(),
+            refresh_at_least: at_least,
+            drift_half_life: drift.map_or(0, |d| d.half_life),
+            refresh_growth: growth,
+            drift_refresh_at: drift.map_or(0.0, |d| d.refresh_at.into()),
             ..Self::defaults()
         }
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "a ratio, for which f32 is enough")]
+    fn refresh(&self) -> Refresh {
+        let at_least = self.refresh_at_least;
+        if self.refresh_growth != 0.0 {
+            return Refresh::Growth { share: self.refresh_growth, at_least };
+        }
+        if self.drift_refresh_at == 0.0 {
+            return Refresh::Never;
+        }
+        let (half_life, refresh_at) = (self.drift_half_life, self.drift_refresh_at as f32);
+        Refresh::Drift(DriftParams { half_life, refresh_at, at_least })
+    }
+
     pub(super) fn config(&self) -> Result<PqConfig, Failure> {
         let flag = |value: u32, what: &str| match value {
             0 | 1 => Ok(value == 1),
@@ -232,11 +253,7 @@ impl tersa_index_params {
                 seed: self.seed,
                 random_rows: flag(self.random_rows, "random_rows")?,
             },
-            drift: DriftParams {
-                half_life: self.drift_half_life,
-                refresh_at: self.drift_refresh_at as f32,
-                at_least: self.drift_at_least,
-            },
+            refresh: self.refresh(),
         };
         config.check()?;
         Ok(config)
@@ -283,8 +300,10 @@ mod tests {
     #[test]
     fn presets_come_back_as_they_were() {
         for preset in Preset::ALL {
-            for head_dim in [64, 128, 256] {
-                let config = preset.config(head_dim).unwrap();
+            let drift = Refresh::Drift(DriftParams { refresh_at: 1.5, ..DriftParams::default() });
+            for (head_dim, refresh) in [(64, None), (128, Some(Refresh::Never)), (256, Some(drift))] {
+                let mut config = preset.config(head_dim).unwrap();
+                config.refresh = refresh.unwrap_or(config.refresh);
                 let params = tersa_index_params { group: 3, ..tersa_index_params::new(&config) };
                 assert!(params.config().ok() == Some(config));
             }

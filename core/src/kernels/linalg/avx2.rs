@@ -2,12 +2,13 @@
 
 use super::{PANEL, body};
 use core::arch::x86_64::{
-    __m256, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_set1_pd,
-    _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_pd, _mm256_storeu_ps,
+    __m256, __m256d, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_set1_pd,
+    _mm256_set1_ps, _mm256_setzero_pd, _mm256_setzero_ps, _mm256_storeu_pd, _mm256_storeu_ps,
 };
 
-/// Rows whose products are added in one pass over the sums.
-const TOGETHER: usize = 4;
+/// 12 sums of products, a vector of columns and a coordinate fit the registers.
+const GRAM_ROWS: usize = 4;
+const GRAM_VECTORS: usize = 3;
 const DOUBLES: usize = 4;
 const LANES: usize = 8;
 /// 12 sums, a line of the panel and a coordinate fit the registers.
@@ -17,35 +18,46 @@ const WIDTH: usize = VECTORS * LANES;
 
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn gram(x: &[f32], d: usize, sums: &mut [f64]) {
-    body::gram::<TOGETHER>(x, d, sums, |wide, i, first, second| pass(wide, d, i, first, second));
+    body::gram::<GRAM_ROWS, { GRAM_VECTORS * DOUBLES }>(x, d, sums, |wide, stride, i, j, sums| {
+        products(wide, stride, i, j, sums);
+    });
 }
 
-/// Columns from `i + 1` on of the sums of rows `i` and `i + 1`, which share the loads.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn pass(wide: &[f64], d: usize, i: usize, first: &mut [f64], second: &mut [f64]) {
-    let from = i + 1;
-    let rows: [&[f64]; TOGETHER] = core::array::from_fn(|r| &wide[r * d..][..d]);
-    let (a, b) = (rows.map(|r| _mm256_set1_pd(r[i])), rows.map(|r| _mm256_set1_pd(r[i + 1])));
-    let whole = from + (d - from) / DOUBLES * DOUBLES;
-    for j in (from..whole).step_by(DOUBLES) {
-        let (low, high) = (&mut first[j..j + DOUBLES], &mut second[j..j + DOUBLES]);
-        // SAFETY: both slices are a vector long.
-        let (mut s, mut t) = unsafe { (_mm256_loadu_pd(low.as_ptr()), _mm256_loadu_pd(high.as_ptr())) };
-        for ((row, a), b) in rows.iter().zip(a).zip(b) {
-            // SAFETY: the slice is a vector long.
-            let x = unsafe { _mm256_loadu_pd(row[j..j + DOUBLES].as_ptr()) };
-            s = _mm256_fmadd_pd(a, x, s);
-            t = _mm256_fmadd_pd(b, x, t);
-        }
-        // SAFETY: both slices are a vector long.
-        unsafe {
-            _mm256_storeu_pd(low.as_mut_ptr(), s);
-            _mm256_storeu_pd(high.as_mut_ptr(), t);
+fn products(
+    wide: &[f64],
+    stride: usize,
+    i: usize,
+    j: usize,
+    sums: &mut [[f64; GRAM_VECTORS * DOUBLES]; GRAM_ROWS],
+) {
+    let mut held = [[_mm256_setzero_pd(); GRAM_VECTORS]; GRAM_ROWS];
+    for (held, sums) in held.iter_mut().zip(&*sums) {
+        for (v, held) in held.iter_mut().enumerate() {
+            // SAFETY: `sums` is `GRAM_VECTORS` whole vectors.
+            *held = unsafe { _mm256_loadu_pd(sums.as_ptr().add(v * DOUBLES)) };
         }
     }
-    body::add_products(wide, d, i, whole, first);
-    body::add_products(wide, d, i + 1, whole, second);
+    for row in wide.chunks_exact(stride) {
+        let (left, right) = (&row[i..i + GRAM_ROWS], &row[j..j + GRAM_VECTORS * DOUBLES]);
+        let right: [__m256d; GRAM_VECTORS] = core::array::from_fn(|v| {
+            // SAFETY: `right` is `GRAM_VECTORS` whole vectors.
+            unsafe { _mm256_loadu_pd(right.as_ptr().add(v * DOUBLES)) }
+        });
+        for (held, x) in held.iter_mut().zip(left) {
+            let x = _mm256_set1_pd(*x);
+            for (held, y) in held.iter_mut().zip(right) {
+                *held = _mm256_fmadd_pd(x, y, *held);
+            }
+        }
+    }
+    for (held, sums) in held.into_iter().zip(sums) {
+        for (v, held) in held.into_iter().enumerate() {
+            // SAFETY: `sums` is `GRAM_VECTORS` whole vectors.
+            unsafe { _mm256_storeu_pd(sums.as_mut_ptr().add(v * DOUBLES), held) };
+        }
+    }
 }
 
 #[target_feature(enable = "avx2,fma")]

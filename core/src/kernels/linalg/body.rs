@@ -4,40 +4,42 @@ use super::PANEL;
 
 const LANES: usize = 8;
 
-/// Rows taken together are widened at once; `pass(rows [R][d], i, sums of row i and i + 1)` adds their products.
+/// Numbers of widened rows: they stay in the second-level cache and mostly in the first.
+const WIDE: usize = 8 * 1024;
+
+/// Adds the rows' products to `I` rows by `J` columns of the sums at a time. `tile(widened rows, their stride, i, j, sums)` adds
+/// `x_(i + r) x_(j + c)` of the rows, in order, to `sums[r][c]`; columns past the last are zeros. Products of widened `f32` are
+/// exact, so that a fused addition gives the same.
 #[inline(always)]
-pub(super) fn gram<const R: usize>(
+pub(super) fn gram<const I: usize, const J: usize>(
     x: &[f32],
     d: usize,
     sums: &mut [f64],
-    pass: impl Fn(&[f64], usize, &mut [f64], &mut [f64]),
+    tile: impl Fn(&[f64], usize, usize, usize, &mut [[f64; J]; I]),
 ) {
-    let mut wide = [0.0f64; 8 * 1024];
-    for rows in x.chunks(R * d) {
-        let wide = &mut wide[..R * d];
-        // Missing rows are zeros, whose products change nothing.
-        wide[rows.len()..].fill(0.0);
-        wide.iter_mut().zip(rows).for_each(|(w, x)| *w = f64::from(*x));
-        for (pair, sums) in sums.chunks_mut(2 * d).enumerate() {
-            let i = 2 * pair;
-            let (first, second) = sums.split_at_mut(d);
-            if second.is_empty() {
-                add_products(wide, d, i, i, first);
-            } else {
-                add_products(wide, d, i, i, &mut first[..=i]);
-                pass(wide, i, first, second);
+    // The last tile may begin at the last column. A stride that is no power of two spreads rows over the cache.
+    let stride = d + J;
+    let mut wide = [0.0f64; WIDE];
+    for rows in x.chunks((WIDE / stride) * d) {
+        for (wide, row) in wide.chunks_exact_mut(stride).zip(rows.chunks_exact(d)) {
+            wide.iter_mut().zip(row).for_each(|(w, x)| *w = f64::from(*x));
+        }
+        let wide = &wide[..rows.len() / d * stride];
+        for i in (0..d).step_by(I) {
+            for j in (i..d).step_by(J) {
+                let mut part = [[0.0; J]; I];
+                let (height, width) = (I.min(d - i), J.min(d - j));
+                for (r, part) in part[..height].iter_mut().enumerate() {
+                    part[..width].copy_from_slice(&sums[(i + r) * d + j..][..width]);
+                }
+                tile(wide, stride, i, j, &mut part);
+                for (r, part) in part[..height].iter().enumerate() {
+                    // Only what is on the diagonal or right of it.
+                    let from = (i + r).saturating_sub(j).min(width);
+                    sums[(i + r) * d + j + from..][..width - from].copy_from_slice(&part[from..width]);
+                }
             }
         }
-    }
-}
-
-/// `sums[j] += x_i x_j` for `from <= j < sums.len()`, row after row. The products of widened `f32` are exact, so that a
-/// fused addition gives the same.
-#[inline(always)]
-pub(super) fn add_products(wide: &[f64], d: usize, i: usize, from: usize, sums: &mut [f64]) {
-    for row in wide.chunks_exact(d) {
-        let (end, a) = (sums.len(), row[i]);
-        add_multiple(&mut sums[from..], a, &row[from..end]);
     }
 }
 

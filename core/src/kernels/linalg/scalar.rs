@@ -6,9 +6,12 @@ use super::{PANEL, body};
 const WIDTH: usize = 16;
 
 pub(super) fn gram(x: &[f32], d: usize, sums: &mut [f64]) {
-    body::gram::<4>(x, d, sums, |wide, i, first, second| {
-        body::add_products(wide, d, i, i + 1, first);
-        body::add_products(wide, d, i + 1, i + 1, second);
+    body::gram::<4, 8>(x, d, sums, |wide, stride, i, j, sums| {
+        for row in wide.chunks_exact(stride) {
+            for (sums, x) in sums.iter_mut().zip(&row[i..]) {
+                sums.iter_mut().zip(&row[j..]).for_each(|(s, y)| *s += x * y);
+            }
+        }
     });
 }
 

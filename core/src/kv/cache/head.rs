@@ -1,28 +1,33 @@
 //! The cache of one KV head.
 
+use super::refresh::Lineage;
 use super::{LayerShape, expect, whole};
 use crate::attention::Decode;
 use crate::kv::KvError;
 use crate::kv::config::{Extent, PqConfig};
 use crate::kv::head_index::{HeadIndex, IndexScratch};
 use crate::kv::index::PqIndex;
+use crate::kv::queries::RecentQueries;
 use crate::kv::store::{BLOCK_TOKENS, RowStore};
-use crate::pq::IterBudget;
 use alloc::vec::Vec;
 use core::ops::Range;
 
 /// Exact rows and the index of one KV head. See the [module](super).
 #[derive(Clone, Debug)]
 pub struct HeadCache {
-    keys: RowStore,
+    pub(super) keys: RowStore,
     values: RowStore,
-    index: HeadIndex,
+    pub(super) index: HeadIndex,
+    /// What transforms are learned from, if they are.
+    pub(super) queries: RecentQueries,
+    /// Changes whenever tokens do that an index may have been built of.
+    pub(super) lineage: Lineage,
 }
 
 /// Buffers of one thread, made once.
 #[derive(Clone, Debug)]
 pub struct HeadScratch {
-    index: IndexScratch,
+    pub(super) index: IndexScratch,
     decode: Decode,
 }
 
@@ -46,7 +51,9 @@ impl HeadCache {
         let values = RowStore::new(shape.values, shape.dim_v, BLOCK_TOKENS)?;
         keys.with_rows(|_| Ok(()))?;
         values.with_rows(|_| Ok(()))?;
-        Ok(Self { keys, values, index })
+        let d = config.shape.d();
+        let queries = if config.transform { RecentQueries::new(d) } else { RecentQueries::none(d) };
+        Ok(Self { keys, values, index, queries, lineage: Lineage::default() })
     }
 
     /// The keys.
@@ -82,7 +89,8 @@ impl HeadCache {
     /// Bytes on the heap, those shared with forks included.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        self.keys.heap_bytes() + self.values.heap_bytes() + self.index.heap_bytes()
+        let rows = self.keys.heap_bytes() + self.values.heap_bytes();
+        rows + self.index.heap_bytes() + self.queries.heap_bytes()
     }
 
     /// The first tokens, which are always attended to.
@@ -128,8 +136,8 @@ impl HeadCache {
     /// soon as there are more middle tokens than centroids, and again when a later chunk
     /// makes them twice as many; other chunks are coded with the centroids there are.
     ///
-    /// `queries` `[nq][d]` are queries of the group's heads, in the order of tokens, from which the first training learns
-    /// the transform, if the configuration asks for one; there may be none. The last thousand tokens' are enough.
+    /// `queries` `[nq][d]` are queries of the group's heads, in the order of tokens, from which the
+    /// transform is learned, if the configuration asks for one; there may be none, and the last 2048 are enough up to 128 elements.
     ///
     /// Cost: one copy of the rows; training on at most `sample * ksub` keys; `d * ksub` multiply-adds a key.
     ///
@@ -148,6 +156,7 @@ impl HeadCache {
         expect(n * self.values.row_bytes(), values.len())?;
         self.keys.extend(keys)?;
         self.values.extend(values)?;
+        self.queries.push(queries);
         self.index.prefill(&self.keys, queries, &mut scratch.index)
     }
 
@@ -200,7 +209,8 @@ impl HeadCache {
         Ok(decode.finish(out, lse)?)
     }
 
-    /// One decode step: [`append`](Self::append) of the current token, then [`attend`](Self::attend).
+    /// One decode step: [`append`](Self::append) of the current token, then [`attend`](Self::attend). The queries are kept for the
+    /// next transform.
     ///
     /// # Errors
     /// As those.
@@ -216,33 +226,23 @@ impl HeadCache {
         scratch: &mut HeadScratch,
     ) -> Result<(), KvError> {
         self.append(key, value, scratch)?;
-        self.attend(q, scale, out, lse, scratch)
+        self.attend(q, scale, out, lse, scratch)?;
+        self.queries.push(q);
+        Ok(())
     }
 
-    /// Whether [`refresh`](Self::refresh) is worth its cost: there are enough middle tokens for a first codebook, twice
-    /// as many as there were at the last training, or new keys are coded much worse than those of the prompt.
-    #[must_use]
-    pub fn is_refresh_due(&self) -> bool {
-        self.index.is_refresh_due()
-    }
-
-    /// Trains the codebook (again) and codes the middle anew. Not for the hot path: it
-    /// allocates, and costs what [`prefill`](Self::prefill) does. `budget` overrides the configured iterations; `queries` are those of
-    /// [`prefill`](Self::prefill), for a first training.
-    ///
-    /// # Errors
-    /// [`KvError::Pq`] if a key holds a NaN or an infinity; nothing is changed then.
-    pub fn refresh(
-        &mut self,
-        queries: &[f32],
-        budget: Option<IterBudget<'_>>,
-        scratch: &mut HeadScratch,
-    ) -> Result<(), KvError> {
-        self.index.refresh(&self.keys, queries, budget, &mut scratch.index)
+    /// Takes in queries `[nq][d]` for the next transform, in the order of tokens, where [`attend`](Self::attend) is called in the place of
+    /// [`step`](Self::step).
+    pub fn push_queries(&mut self, queries: &[f32]) {
+        self.queries.push(queries);
     }
 
     /// Keeps the first `len` tokens. The last ones of the middle lose their codes where they are in the window now.
     pub fn truncate(&mut self, len: usize) {
+        if len >= self.len() {
+            return;
+        }
+        self.lineage = Lineage::default();
         self.keys.truncate(len);
         self.values.truncate(len);
         self.index.truncate(self.keys.len());
@@ -256,6 +256,7 @@ impl HeadCache {
     /// [`KvError::Range`] unless the range lies within the tokens; nothing is removed then.
     pub fn remove(&mut self, range: Range<usize>) -> Result<(), KvError> {
         self.keys.remove(range.clone())?;
+        self.lineage = Lineage::default();
         self.values.remove(range.clone())?;
         self.index.remove(range)
     }
@@ -273,6 +274,7 @@ impl HeadCache {
         scratch: &mut HeadScratch,
     ) -> Result<(), KvError> {
         self.keys.replace(first, keys)?;
+        self.lineage = Lineage::default();
         let end = first + keys.len() / self.keys.row_bytes();
         self.index.recode(first..end, &self.keys, &mut scratch.index)
     }
@@ -294,6 +296,7 @@ impl HeadCache {
         expect(n * self.values.row_bytes(), values.len())?;
         let index = HeadIndex::from_bytes(self.index.config(), n, index)?;
         let mut restored = Self { index, ..self.clone() };
+        restored.queries.clear();
         restored.keys.truncate(0);
         restored.values.truncate(0);
         restored.keys.extend(keys)?;

@@ -10,16 +10,25 @@
 //! until the first training, and whenever the budget covers the middle.
 //!
 //! Heads are independent: [`PqCache::heads_mut`] lends them to as many threads as the caller has, each with a
-//! [`HeadScratch`] of its own. The methods of [`PqCache`] walk over all heads in this thread.
+//! [`HeadScratch`] of its own. The methods of [`PqCache`] walk over all heads in this thread; with the feature `rayon`,
+//! `par_prefill` and `par_refresh` do so in the threads of the current pool, with the same result.
+//!
+//! Keys and queries change their look as positions grow. When [`HeadCache::is_refresh_due`], its index is to be built anew: at once by
+//! [`HeadCache::refresh`], or by another thread from a snapshot ([`HeadCache::rebuild`], [`Rebuild::run`]) while steps go on
+//! with the old one, until [`HeadCache::adopt`] puts the new one in its place.
 //!
 //! A clone of a cache is a fork of the sequence: rows, codes and codebooks are shared, and what either writes is copied
 //! by blocks.
 
 mod head;
+#[cfg(feature = "rayon")]
+mod parallel;
+mod refresh;
 #[cfg(test)]
 mod tests;
 
 pub use head::{HeadCache, HeadScratch};
+pub use refresh::{Rebuild, Rebuilt};
 
 use super::KvError;
 use super::config::PqConfig;
@@ -127,31 +136,10 @@ impl PqCache {
         queries: &[f32],
         scratch: &mut HeadScratch,
     ) -> Result<(), KvError> {
-        let row = |head: &HeadCache| (head.keys().row_bytes(), head.values().row_bytes());
-        let (key, value) = row(&self.heads[0]);
-        let n_heads = self.heads.len();
-        let n = whole(keys, key * n_heads)?;
-        if whole(values, value * n_heads)? != n {
-            return Err(KvError::Length { expected: n * value * n_heads, got: values.len() });
-        }
-        let group = self.shape.group * self.config.shape.d();
-        let nq = whole(bytemuck::cast_slice(queries), 4 * group * n_heads)?;
-        let (mut head_keys, mut head_values) = (Vec::with_capacity(n * key), Vec::with_capacity(n * value));
-        let mut head_queries = Vec::with_capacity(nq * group);
-        for (h, head) in self.heads.iter_mut().enumerate() {
-            head_keys.clear();
-            head_values.clear();
-            head_queries.clear();
-            for t in 0..nq {
-                head_queries.extend_from_slice(&queries[(t * n_heads + h) * group..][..group]);
-            }
-            for t in 0..n {
-                head_keys.extend_from_slice(&keys[(t * n_heads + h) * key..][..key]);
-                head_values.extend_from_slice(&values[(t * n_heads + h) * value..][..value]);
-            }
-            head.prefill(&head_keys, &head_values, &head_queries, scratch)?;
-        }
-        Ok(())
+        let prompt = Prompt::new(self, keys, values, queries)?;
+        let mut buffers = Buffers::default();
+        let mut heads = self.heads.iter_mut().enumerate();
+        heads.try_for_each(|(h, head)| prompt.prefill(h, head, &mut buffers, scratch))
     }
 
     /// One decode step of all heads: `q` `[n_kv_heads][group][d]`, the current token's `key` and `value` rows
@@ -188,6 +176,24 @@ impl PqCache {
         Ok(())
     }
 
+    /// Whether the index of some head is to be built anew. All heads have the same tokens, so that most become due at the same
+    /// step.
+    #[must_use]
+    pub fn is_refresh_due(&self) -> bool {
+        self.heads.iter().any(HeadCache::is_refresh_due)
+    }
+
+    /// Builds the indexes anew that are due, in this thread; see [`HeadCache::refresh`].
+    ///
+    /// # Errors
+    /// As [`HeadCache::refresh`]; heads before the one that failed are done.
+    pub fn refresh(&mut self, scratch: &mut HeadScratch) -> Result<(), KvError> {
+        self.heads
+            .iter_mut()
+            .filter(|head| head.is_refresh_due())
+            .try_for_each(|head| head.refresh(None, scratch))
+    }
+
     /// Keeps the first `len` tokens.
     pub fn truncate(&mut self, len: usize) {
         self.heads.iter_mut().for_each(|head| head.truncate(len));
@@ -199,6 +205,62 @@ impl PqCache {
     /// [`KvError::Range`] unless the range lies within the tokens; nothing is removed then.
     pub fn remove(&mut self, tokens: Range<usize>) -> Result<(), KvError> {
         self.heads.iter_mut().try_for_each(|head| head.remove(tokens.clone()))
+    }
+}
+
+/// Rows and queries of all heads, checked.
+struct Prompt<'a> {
+    keys: &'a [u8],
+    values: &'a [u8],
+    queries: &'a [f32],
+    n_heads: usize,
+    /// Bytes of a head's key row and value row, and numbers of its group's queries of a token.
+    row: [usize; 3],
+}
+
+/// A head's own rows, side by side.
+#[derive(Default)]
+struct Buffers {
+    keys: Vec<u8>,
+    values: Vec<u8>,
+    queries: Vec<f32>,
+}
+
+impl<'a> Prompt<'a> {
+    fn new(cache: &PqCache, keys: &'a [u8], values: &'a [u8], queries: &'a [f32]) -> Result<Self, KvError> {
+        let (head, n_heads) = (&cache.heads[0], cache.heads.len());
+        let group = cache.shape.group * cache.config.shape.d();
+        let row @ [key, value, _] = [head.keys().row_bytes(), head.values().row_bytes(), group];
+        let n = whole(keys, key * n_heads)?;
+        if whole(values, value * n_heads)? != n {
+            return Err(KvError::Length { expected: n * value * n_heads, got: values.len() });
+        }
+        whole(bytemuck::cast_slice(queries), 4 * group * n_heads)?;
+        Ok(Self { keys, values, queries, n_heads, row })
+    }
+
+    /// [`HeadCache::prefill`] of head `h`.
+    fn prefill(
+        &self,
+        h: usize,
+        head: &mut HeadCache,
+        buffers: &mut Buffers,
+        scratch: &mut HeadScratch,
+    ) -> Result<(), KvError> {
+        let Buffers { keys, values, queries } = buffers;
+        let [key, value, query] = self.row;
+        gather(self.keys, h, self.n_heads, key, keys);
+        gather(self.values, h, self.n_heads, value, values);
+        gather(self.queries, h, self.n_heads, query, queries);
+        head.prefill(keys, values, queries, scratch)
+    }
+}
+
+/// Row `h` of each token of `all` `[n_tokens][n_heads][row]`.
+fn gather<T: Copy>(all: &[T], h: usize, n_heads: usize, row: usize, out: &mut Vec<T>) {
+    out.clear();
+    for token in all.chunks_exact(n_heads * row) {
+        out.extend_from_slice(&token[h * row..(h + 1) * row]);
     }
 }
 

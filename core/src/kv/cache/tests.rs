@@ -1,5 +1,6 @@
 use super::*;
 use crate::kv::config::{Extent, Preset, Rerank};
+use crate::kv::drift::{DriftParams, Refresh};
 use crate::kv::index::SelectScratch;
 use crate::num::convert;
 use crate::num::rng::Xoshiro256pp;
@@ -297,7 +298,7 @@ fn generation_from_nothing_is_dense_until_the_first_training() {
     for h in 0..2 {
         let head = &mut live.cache.heads_mut()[h];
         assert!(head.is_refresh_due());
-        head.refresh(&[], None, &mut live.scratch).unwrap();
+        head.refresh(None, &mut live.scratch).unwrap();
         assert!(!head.is_refresh_due());
         assert!(!head.middle().is_empty());
     }
@@ -384,8 +385,8 @@ fn keys_that_change_their_look_make_a_refresh_due_and_it_helps() {
         out
     };
     let mut config = config();
-    config.drift.at_least = 100;
-    config.drift.half_life = 64;
+    let params = DriftParams { at_least: 100, half_life: 64, ..DriftParams::default() };
+    config.refresh = Refresh::Drift(params);
     let mut cache = PqCache::new(&config, SHAPE).unwrap();
     let ids: Vec<u64> = (0..600).collect();
     cache.prefill(&rows(&ids, key), &rows(&ids, value), &[], &mut live.scratch).unwrap();
@@ -399,7 +400,7 @@ fn keys_that_change_their_look_make_a_refresh_due_and_it_helps() {
     }
     assert!(head.is_refresh_due(), "{:?}", head.index().stats());
     let before = head.index().stats();
-    head.refresh(&[], None, &mut live.scratch).unwrap();
+    head.refresh(None, &mut live.scratch).unwrap();
     assert!(!head.is_refresh_due());
     assert_eq!(head.index().len(), before.tokens);
     for id in 1000..1100 {
@@ -407,6 +408,72 @@ fn keys_that_change_their_look_make_a_refresh_due_and_it_helps() {
     }
     let after = head.index().stats();
     assert!(after.drift < 1.2, "{before:?} {after:?}");
+}
+
+#[test]
+fn an_index_is_built_elsewhere_while_steps_go_on() {
+    let refresh = Refresh::Growth { share: 0.25, at_least: 10 };
+    let mut live = Live::new(&PqConfig { refresh, ..with_rerank() });
+    live.prefill(0..300);
+    let mut next = 300;
+    while !live.cache.is_refresh_due() {
+        live.step(next);
+        next += 1;
+    }
+    assert_eq!(next, 300 + 290 / 4 + 1, "a quarter of the middle, and the first step codes one less");
+    let jobs: Vec<_> = live.cache.heads().iter().map(HeadCache::rebuild).collect();
+    let built = std::thread::spawn(|| jobs.into_iter().map(|job| job.run(None).unwrap()).collect::<Vec<_>>());
+    for _ in 0..20 {
+        live.step(next);
+        next += 1;
+    }
+    let before = live.cache.heads()[0].index().codebook().unwrap().clone();
+    for (head, built) in live.cache.heads_mut().iter_mut().zip(built.join().unwrap()) {
+        let len = head.index().len();
+        head.adopt(built, &mut live.scratch).unwrap();
+        assert_eq!((head.index().len(), head.index().trained_for()), (len, Some(len - 20)));
+    }
+    assert!(!live.cache.is_refresh_due());
+    assert!(*live.cache.heads()[0].index().codebook().unwrap() != before, "trained on other keys");
+    live.check();
+    // It is as it would have been without the other thread.
+    let mut here = Live::new(&PqConfig { refresh, ..with_rerank() });
+    here.prefill(0..300);
+    for id in 300..next {
+        here.step(id);
+        if id == next - 21 {
+            here.cache.refresh(&mut here.scratch).unwrap();
+        }
+    }
+    assert_eq!(here.cache.heads()[1].index_bytes(), live.cache.heads()[1].index_bytes());
+}
+
+#[test]
+fn an_index_of_other_tokens_is_refused() {
+    let mut live = Live::new(&config());
+    live.prefill(0..200);
+    let mut fork = live.clone();
+    type Change = fn(&mut HeadCache, &mut HeadScratch);
+    let changes: [Change; 3] = [
+        |head, _| head.truncate(150),
+        |head, _| head.remove(3..9).unwrap(),
+        |head, scratch| head.replace_keys(30, &key(9999, 0), scratch).unwrap(),
+    ];
+    let built = |head: &HeadCache| head.rebuild().run(None).unwrap();
+    let head = &mut live.cache.heads_mut()[0];
+    assert_eq!(fork.cache.heads_mut()[0].adopt(built(head), &mut live.scratch), Err(KvError::Outdated));
+    for change in changes {
+        let outdated = built(head);
+        change(head, &mut live.scratch);
+        let before = head.index_bytes();
+        assert_eq!(head.adopt(outdated, &mut live.scratch), Err(KvError::Outdated));
+        assert_eq!(head.index_bytes(), before);
+        head.adopt(built(head), &mut live.scratch).unwrap();
+    }
+    // Cutting nothing changes nothing.
+    let same = built(head);
+    head.truncate(head.len());
+    head.adopt(same, &mut live.scratch).unwrap();
 }
 
 #[test]
@@ -574,7 +641,7 @@ proptest! {
                     if below(2) == 0 {
                         let Live { cache, scratch, .. } = &mut fork;
                         for head in cache.heads_mut() {
-                            head.refresh(&[], None, scratch).unwrap();
+                            head.refresh(None, scratch).unwrap();
                         }
                     }
                     if lives.len() < 3 { lives.push(fork) } else { let to = below(3); lives[to] = fork }

@@ -115,7 +115,7 @@ impl PqIndex {
         fields.end()?;
         index.codes.extend_packed(codes, n)?;
         let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
-        let drift = DriftMonitor::restored(index.params.drift, errors, seen);
+        let drift = DriftMonitor::restored(index.params.refresh.drift(), errors, seen);
         let (transform, codebook) = (Arc::new(transform), Arc::new(codebook));
         index.trained = Some(Trained { transform, codebook, tokens, drift });
         Ok((index, place))

@@ -7,7 +7,8 @@
 //! 1. [`PqIndex::train`] with the prompt's keys, then [`PqIndex::extend`] with the keys to be indexed.
 //! 2. Each step [`PqIndex::select`] gives the positions to attend to, and [`PqIndex::append`] takes the key that leaves
 //!    the window, coded with the centroids as they are. Every code is the nearest centroid of its own key.
-//! 3. When [`PqIndex::is_refresh_due`], [`PqIndex::retrained`] makes an index with new centroids and without codes, to be filled and put in the place of the old one, in the background if you like.
+//! 3. When [`PqIndex::is_refresh_due`], [`PqIndex::rebuilt`] makes an index with a transform and centroids of what is there now,
+//!    and without codes: to be filled and put in the place of the old one, in the background if you like.
 //!
 //! A clone is a fork: it shares the codebook and all full blocks of codes.
 
@@ -22,7 +23,7 @@ pub use select::SelectScratch;
 
 use super::KvError;
 use super::config::{PqConfig, Rerank, Training};
-use super::drift::{DriftMonitor, DriftParams};
+use super::drift::{DriftMonitor, Refresh};
 use crate::pq::{
     Codebook, Codes, Init, IterBudget, KeyTransform, PqError, PqShape, TrainParams, TrainReport,
     TransformParams, train,
@@ -46,8 +47,8 @@ pub struct IndexParams {
     pub rerank: Option<Rerank>,
     /// How codebooks are trained.
     pub training: Training,
-    /// When they are trained again.
-    pub drift: DriftParams,
+    /// When it is built anew.
+    pub refresh: Refresh,
 }
 
 impl From<&PqConfig> for IndexParams {
@@ -58,7 +59,7 @@ impl From<&PqConfig> for IndexParams {
             transform: config.transform,
             rerank: config.rerank,
             training: config.training,
-            drift: config.drift,
+            refresh: config.refresh,
         }
     }
 }
@@ -242,29 +243,43 @@ impl PqIndex {
         budget: Option<IterBudget<'_>>,
     ) -> Result<TrainReport, KvError> {
         let transform = if self.params.transform {
-            KeyTransform::train(keys, queries, self.params.shape, &TransformParams::default())?
+            self.learn(keys, queries)?
         } else {
-            KeyTransform::identity(self.params.shape.d())
+            Arc::new(KeyTransform::identity(self.params.shape.d()))
         };
-        self.train_under(Arc::new(transform), keys, tokens, budget)
+        self.train_under(transform, keys, tokens, budget)
     }
 
-    /// An index with centroids trained again on `keys` `[n][d]`, under the same transform, and without codes. See
-    /// [`train`](Self::train) for `tokens`, `budget`, cost and errors.
+    /// This index built anew, without codes: a transform learned from `keys` `[n][d]` and the recent `queries` `[nq][d]`, if the
+    /// parameters ask for one, and centroids trained on the keys under it. With too few queries to learn from
+    /// ([`KeyTransform::LEAST_QUERIES`]) the transform stays, and centroids start from those there are. See [`train`](Self::train)
+    /// for `tokens`, `budget`, cost and errors.
     ///
     /// # Errors
     /// [`KvError::Untrained`], [`KvError::Pq`].
-    pub fn retrained(
+    pub fn rebuilt(
         &self,
         keys: &[f32],
+        queries: &[f32],
         tokens: usize,
         budget: Option<IterBudget<'_>>,
     ) -> Result<Self, KvError> {
         let old = self.trained.as_ref().ok_or(KvError::Untrained)?;
-        let transform = Arc::clone(&old.transform);
+        let transform = if self.params.transform
+            && queries.len() >= KeyTransform::LEAST_QUERIES * self.params.shape.d()
+        {
+            self.learn(keys, queries)?
+        } else {
+            Arc::clone(&old.transform)
+        };
         let mut index = self.clone();
         index.train_under(transform, keys, tokens, budget)?;
         Ok(index)
+    }
+
+    /// What [`KeyTransform::train`] learns.
+    fn learn(&self, keys: &[f32], queries: &[f32]) -> Result<Arc<KeyTransform>, PqError> {
+        KeyTransform::train(keys, queries, self.params.shape, &TransformParams::default()).map(Arc::new)
     }
 
     #[allow(clippy::cast_precision_loss, reason = "a count of rows, far below 2^53")]
@@ -300,7 +315,7 @@ impl PqIndex {
         };
         let (codebook, report) = train(keys, self.params.shape, &params)?;
         let error = report.inertia.iter().sum::<f64>() / report.rows as f64;
-        let drift = DriftMonitor::new(self.params.drift, error);
+        let drift = self.params.refresh.monitor(error);
         self.truncate(0);
         self.codes = Codes::new(self.params.shape);
         self.trained = Some(Trained { transform, codebook: Arc::new(codebook), tokens, drift });
@@ -422,11 +437,11 @@ impl PqIndex {
         self.trained.as_ref().map(|t| t.tokens)
     }
 
-    /// Whether the codebook should be trained again: new keys are coded much worse than those it was trained on, or there
-    /// are twice as many as it was trained for.
+    /// Whether the index should be built anew, as [`Refresh`] says. Constant cost.
     #[must_use]
     pub fn is_refresh_due(&self) -> bool {
-        self.trained.as_ref().is_some_and(|t| t.drift.is_due() || self.len() >= t.tokens.saturating_mul(2))
+        let refresh = self.params.refresh;
+        self.trained.as_ref().is_some_and(|t| refresh.is_due(&t.drift, t.tokens, self.len()))
     }
 
     fn check(&self, range: &Range<usize>) -> Result<(), KvError> {

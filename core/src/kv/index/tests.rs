@@ -173,9 +173,11 @@ fn a_transform_is_learned_from_queries_and_kept() {
             let exact = order(&rows.chunks(D).map(dot).collect::<Vec<f64>>())[..200].to_vec();
             *found += select(&index, &q, 200).iter().filter(|&&i| exact.contains(&(i as usize))).count();
         }
-        // The same keys trained again stay under the same transform.
-        let again = index.retrained(&rows, n, None).unwrap();
+        // Without queries the transform stays; with others, another is learned.
+        let again = index.rebuilt(&rows, &[], n, None).unwrap();
         assert!(again.transform() == index.transform() && again.is_empty());
+        let again = index.rebuilt(&rows, &askew(512, 5, 1), n, None).unwrap();
+        assert_eq!(again.transform() == index.transform(), !transform);
     }
     assert!(found[0] > 400, "{found:?} of 2000, 100 by chance");
     assert!(found[1] * 100 > found[0] * 110, "{found:?} of 2000");
@@ -189,7 +191,7 @@ fn what_cannot_be_done_is_named() {
     assert_eq!(index.extend(&[0.0; D], &mut encode), Err(KvError::Untrained));
     assert_eq!(index.append(&[0.0; D], &mut encode), Err(KvError::Untrained));
     assert_eq!(index.select(&[0.0; D], 1.0, &mut [0; 4], &mut scratch), Err(KvError::Untrained));
-    assert!(matches!(index.retrained(&[0.0; D], 1, None), Err(KvError::Untrained)));
+    assert!(matches!(index.rebuilt(&[0.0; D], &[], 1, None), Err(KvError::Untrained)));
     assert_eq!(index.train(&[], &[], 0, None).err(), Some(KvError::Pq(PqError::NoRows)));
     let rows = keys(600, 1);
     index.train(&rows, &[], 600, None).unwrap();
