@@ -647,15 +647,19 @@ typedef struct tersa_index_params {
    */
   uint64_t rerank_seed;
   /**
+   * New keys before a refresh is due, at least.
+   */
+  uint32_t refresh_at_least;
+  /**
    * Drift: tokens after which a new key's coding error weighs half as much.
    */
   uint32_t drift_half_life;
   /**
-   * Drift: new keys before a refresh is due, at least.
+   * Growth: a refresh is due when there are more keys than the index was built for, by this share of them; 0 for drift.
    */
-  uint32_t drift_at_least;
+  double refresh_growth;
   /**
-   * Drift: a refresh is due when new keys' errors are so many times those of the trained ones.
+   * Drift: a refresh is due when new keys' errors are so many times those of the trained ones; 0 for never. Not looked at with growth.
    */
   double drift_refresh_at;
 } tersa_index_params;
@@ -731,8 +735,7 @@ typedef struct tersa_index_info {
    */
   uint32_t trained;
   /**
-   * 1 if `tersa_index_refresh` is worth its cost: there are enough keys for a first codebook or twice as many as it was trained
-   * on, or new keys are coded much worse.
+   * 1 if `tersa_index_refresh` is due: there are enough keys for a first codebook, or it is time by the parameters; else 0.
    */
   uint32_t refresh_due;
   /**
@@ -1180,8 +1183,9 @@ tersa_status tersa_index_recode(struct tersa_index *index,
                                 struct tersa_error *err);
 
 /**
- * Trains the codebook again on the keys there are and codes the middle anew; costs what `tersa_index_prefill` does.
- * `iterations` are those at most, 0 for what the parameters say; `queries` matter only if the index was never trained.
+ * Builds the index anew from the keys there are, transform, codebook and codes; costs what `tersa_index_prefill` of all of them
+ * does. `iterations` are those at most, 0 for what the parameters say; `queries` are the last ones, from which the transform is
+ * learned, 2048 vectors at best: with fewer than 64 it stays as it is.
  *
  * To do this beside the decoding: fork the index, refresh the fork in another thread, `tersa_index_append` to the fork what came
  * meanwhile, and use it in the place of the index. The keys must not move until then.
