@@ -23,7 +23,9 @@ usage: cargo xtask <chore>
                    build the C library and install it with its headers, pkg-config and CMake files;
                    --prefix /usr/local, --destdir FOLDER, --libdir lib
   demo             compress the shipped dump of a real model and verify the result against it
-  llama            let the real llama.cpp load states that went through tersa (builds it once, minutes)
+  llama            let the real llama.cpp load states that went through tersa (builds it once, minutes);
+                   `llama judge` compares Tersa as its attention with an f64 reference, `llama generate` runs the
+                   C++ example, `llama eval [retrieval|speed|likelihood|sessions]` measures, for hours
   big [GIB]        compress a synthetic dump of 10 GiB and read a part of it, within the stated memory";
 
 fn main() -> ExitCode {
@@ -34,7 +36,7 @@ fn main() -> ExitCode {
         ["header"] => header::header(),
         ["install", ref options @ ..] => install::install(options),
         ["demo"] => demo::demo(),
-        ["llama"] => llama::llama(),
+        ["llama", ref words @ ..] => llama::llama(words),
         ["big"] => big::big(10, "had+lm4"),
         ["big", gib] if gib.parse::<usize>().is_ok() => big::big(gib.parse().unwrap_or(10), "had+lm4"),
         ["help" | "--help" | "-h"] => {

@@ -41,6 +41,7 @@ const STEPS: &[Step] = &[
     ("tests, command line at TERSA_CPU=avx2", || at_level("avx2")),
     ("no_std static library linked into C", nostd::link_and_run),
     ("installed library in projects of make and CMake", consumers::build_and_run),
+    ("real llama.cpp with Tersa's attention", crate::llama::quick),
     ("docs", || {
         run(cargo().env("RUSTDOCFLAGS", "-Dwarnings").args(["doc", "--workspace", "--no-deps"]))?;
         Ok(Outcome::Passed)
