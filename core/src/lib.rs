@@ -11,6 +11,7 @@
 //! | [`pq`] | product quantization: training, encoding, decoding |
 //! | [`attention`] | exact decode attention over chosen rows, partial results and their merging |
 //! | [`select`] | exact top-k, group rules, top-p, budgets |
+//! | [`sketch`] | HotSketch: the heaviest ids of a stream, and who of them owns a row |
 //! | [`codec`] | K/V codecs behind one interface |
 //! | [`format`] | the `.tersa` container's bytes |
 //! | [`kv`] | the live cache of a layer (PQCache): rows, indexes, window, drift, block cache of a fast memory tier |
@@ -34,4 +35,6 @@ pub mod num;
 pub mod pq;
 pub mod rotate;
 pub mod select;
+#[cfg(feature = "alloc")]
+pub mod sketch;
 pub mod view;

@@ -28,6 +28,8 @@ pub(crate) mod planes;
 pub(crate) mod rerank;
 #[cfg(feature = "alloc")]
 pub(crate) mod scan;
+#[cfg(feature = "alloc")]
+pub(crate) mod sketch;
 #[cfg_attr(
     not(feature = "alloc"),
     allow(dead_code, reason = "counted scores are those of codes, which need `alloc`")
