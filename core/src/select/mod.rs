@@ -10,7 +10,7 @@
 //! | [`kth_u16`], [`kth_f32`], [`select_u16`], [`select_f32`] | the same in two steps | 1 pass each |
 //! | [`at_least_u16`], [`at_least_f32`] | all above a threshold | 1 pass |
 //! | [`combine`], [`combine_f32`] | one score a token from the scores of the heads of a group | 2 powers a score |
-//! | [`group_top_k_u16`], [`group_top_k_f32`] | both | no powers for one head |
+//! | [`group_top_k_u16`], [`group_top_k_f32`] | both | no powers for one head; of words, 1 power a score and a coarse one |
 //! | [`top_p`], [`nucleus`] | the fewest tokens with a share `p` of the weight | up to 32 passes |
 //! | [`head_budgets`], [`share_out`] | how many tokens each head of a layer gets | as top-k of all heads |
 //! | [`RerankCodes`] | second-level codes that score candidates closely | a record a candidate |

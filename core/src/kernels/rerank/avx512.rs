@@ -149,19 +149,34 @@ impl<const NBITS: usize> Spread<NBITS> {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 fn add_up(sums: [__m512i; TILE]) -> __m512i {
-    // In each 128-bit lane: a pair of vectors becomes [a0+a2, b0+b2, a1+a3, b1+b3], a pair of pairs [a, b, c, d].
-    let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    let four = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
-    let [q0, q1, q2, q3] = core::array::from_fn(|i| {
-        let s = &sums[4 * i..4 * i + 4];
-        four(pair(s[0], s[1]), pair(s[2], s[3]))
-    });
-    // Lanes of 128 bits: [q0 even, q0 odd, q1 even, q1 odd], then one of each.
-    let halves = |a, b| {
-        _mm512_add_epi32(
-            _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b),
-            _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b),
-        )
-    };
+    let mut quarters = [_mm512_setzero_si512(); 4];
+    for (quarter, s) in quarters.iter_mut().zip(sums.as_chunks::<4>().0) {
+        *quarter = four(pair(s[0], s[1]), pair(s[2], s[3]));
+    }
+    let [q0, q1, q2, q3] = quarters;
     halves(halves(q0, q1), halves(q2, q3))
+}
+
+// Functions and not closures, which are not inlined where they are called from functions without the features.
+
+/// In each 128-bit lane `[a0 + a2, b0 + b2, a1 + a3, b1 + b3]`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pair(a: __m512i, b: __m512i) -> __m512i {
+    _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b))
+}
+
+/// In each 128-bit lane, of two pairs, a sum for each of the four.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn four(a: __m512i, b: __m512i) -> __m512i {
+    _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b))
+}
+
+/// Lanes of 128 bits: of `a` even and odd ones added, then of `b`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn halves(a: __m512i, b: __m512i) -> __m512i {
+    let even = _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b);
+    _mm512_add_epi32(even, _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b))
 }

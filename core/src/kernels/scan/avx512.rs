@@ -261,14 +261,16 @@ fn sums6<const T: usize, const H: usize>(
     len: usize,
 ) -> [[[__m512i; 2]; T]; H] {
     let mut sums = [[[_mm512_setzero_si512(); 2]; T]; H];
-    let tables: [&[[u8; LANES]]; H] =
-        core::array::from_fn(|h| tables[h * layout.m * 128..][..layout.m * 128].as_chunks().0);
+    let mut heads: [&[[u8; LANES]]; H] = [&[]; H];
+    for (head, table) in heads.iter_mut().zip(tables.chunks_exact(layout.m * 128)) {
+        *head = table.as_chunks().0;
+    }
     for (s, stream) in block.chunks_exact(BLOCK).enumerate() {
         let mut x = [_mm512_setzero_si512(); T];
         for (t, x) in x.iter_mut().enumerate() {
             *x = codes(stream, at + t * LANES, len - t * LANES);
         }
-        for (sums, table) in sums.iter_mut().zip(tables) {
+        for (sums, table) in sums.iter_mut().zip(heads) {
             let (lows, highs) = (load(&table[2 * s]), load(&table[2 * s + 1]));
             for ([a, b], &x) in sums.iter_mut().zip(&x) {
                 let (low, high) = (_mm512_permutexvar_epi8(x, lows), _mm512_permutexvar_epi8(x, highs));
