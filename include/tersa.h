@@ -9,12 +9,13 @@
  * caller, which every call fills.
  *
  * Memory: what is not NULL must point to what its type says for as long as the call lasts. Outputs are the
- * caller's buffers. A handle comes out of a function whose name ends in _create, _open or _load and goes back through
+ * caller's buffers. A handle comes out of a function whose name ends in _create, _open, _load or _fork and goes back through
  * _destroy, which takes NULL. No call keeps a pointer of the caller unless it says so.
  *
  * Names: tersa_kv (a cache of many layers) and tersa_view (the rows of one head) say where elements lie; tersa_codec_
  * and tersa_pool_ pack caches into bytes, tersa_reader_ and tersa_writer_ keep them in .tersa containers, tersa_index_ tells
- * which tokens to attend to and attends; tersa_workspace is the scratch memory of one thread for all of them.
+ * which tokens to attend to and attends. tersa_attend_, tersa_top_ and tersa_at_least_, and tersa_block_cache_ are exact
+ * attention, exact selection, and tiers of memory by themselves. tersa_workspace is the scratch memory of one thread for all.
  *
  * Structs that start with struct_size are set up by their _init function, called with sizeof. Later versions
  * may add fields at the end; programs built against this header go on working.
@@ -28,6 +29,11 @@
 
 /** The version as a text. */
 #define TERSA_VERSION "0.1.0"
+
+/**
+ * No slot, or no block.
+ */
+#define TERSA_NONE UINT32_MAX
 
 /**
  * Keys.
@@ -323,6 +329,50 @@ typedef uint32_t tersa_group_rule;
 #endif // __cplusplus
 
 /**
+ * Which block leaves a full tier.
+ */
+enum tersa_block_policy
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * The one used in the fewest steps since it came in; what PQCache does.
+   */
+  TERSA_BLOCKS_LFU = 0,
+  /**
+   * The one used longest ago.
+   */
+  TERSA_BLOCKS_LRU = 1,
+  /**
+   * The one used least, old use counting less; a block that is used less than the one it would replace stays out.
+   */
+  TERSA_BLOCKS_AGED = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum tersa_block_policy tersa_block_policy;
+#else
+typedef uint32_t tersa_block_policy;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * The bookkeeping of a fast tier of memory, such as a GPU's, that holds some blocks of the keys and values of a layer, or of whatever
+ * moves together, while all of them lie in a slow one. It copies nothing. Each step:
+ *
+ * 1. `tersa_block_cache_begin`; then `tersa_block_cache_look_up` for each KV head with the tokens it selected, which says
+ *    where their rows are.
+ * 2. `tersa_block_cache_decide`: which blocks to copy in, and to which slots.
+ * 3. The engine gathers the rows **first**, since a copy may overwrite a slot that holds one of them; then it copies, in any
+ *    order, and reports each copy by `tersa_block_cache_complete` or `_cancel`. Until then its slot is neither read nor given
+ *    away.
+ *
+ * Equal calls give equal plans. No call of a step takes memory once the plan has grown to the step's size.
+ */
+typedef struct tersa_block_cache tersa_block_cache;
+
+/**
  * A codec for caches of one shape. A `const` one may be used by many threads at once.
  */
 typedef struct tersa_codec tersa_codec;
@@ -367,6 +417,194 @@ typedef struct tersa_workspace tersa_workspace;
 typedef struct tersa_writer tersa_writer;
 
 /**
+ * The key or value rows of one KV head, one for each token of a sequence; only read. Elements are `TERSA_F32`, `TERSA_F16`,
+ * `TERSA_BF16` or `TERSA_Q8_0`, those of a row side by side.
+ *
+ * - `block_size` 0: `data` is the row of token 0, and rows are `row_stride` elements apart.
+ * - `block_size` N: token `t` lies in block `block_table[t / N]` of a pool; its row is
+ *   `block_table[t / N] * block_stride + (t % N) * row_stride` elements after `data`, which is where this head's first row
+ *   of block 0 is. With N = 1 the table names the place of every single token.
+ *
+ * Nobody may write to a row that a call reads while the call runs.
+ */
+typedef struct tersa_view {
+  /**
+   * Set by `tersa_view_init`.
+   */
+  uint32_t struct_size;
+  /**
+   * A `tersa_dtype`.
+   */
+  uint32_t dtype;
+  /**
+   * Elements of a row.
+   */
+  uint32_t dim;
+  /**
+   * Tokens of a block, 0 if there are no blocks.
+   */
+  uint32_t block_size;
+  /**
+   * Tokens.
+   */
+  size_t n_tokens;
+  /**
+   * See above; need not be aligned.
+   */
+  const void *data;
+  /**
+   * Bytes that belong to the caller from `data` on; nothing beyond is read.
+   */
+  size_t len_bytes;
+  /**
+   * Elements from one token's row to the next; 0 stands for `dim`.
+   */
+  size_t row_stride;
+  /**
+   * Which block of the pool holds tokens `N * i` to `N * i + N - 1`.
+   */
+  const uint32_t *block_table;
+  /**
+   * Length of `block_table`.
+   */
+  size_t n_block_table;
+  /**
+   * Elements from one block of the pool to the next.
+   */
+  size_t block_stride;
+} tersa_view;
+
+/**
+ * From `start` up to, not including, `end`.
+ */
+typedef struct tersa_range {
+  /**
+   * First.
+   */
+  size_t start;
+  /**
+   * One past the last.
+   */
+  size_t end;
+} tersa_range;
+
+/**
+ * Why a call failed, in memory of the caller. Every call fills it, with `TERSA_OK` and an empty text if all went well.
+ */
+typedef struct tersa_error {
+  /**
+   * The status that was returned.
+   */
+  int32_t code;
+  /**
+   * UTF-8, ended by a zero byte, cut to fit.
+   */
+  char message[256];
+} tersa_error;
+
+/**
+ * What a block cache is made for.
+ */
+typedef struct tersa_block_cache_params {
+  /**
+   * Set by `tersa_block_cache_params_init`.
+   */
+  uint32_t struct_size;
+  /**
+   * A `tersa_block_policy`.
+   */
+  uint32_t policy;
+  /**
+   * Tokens of a block, a power of two. 16 by default.
+   */
+  uint32_t block_size;
+  /**
+   * Blocks that one step may bring in. 16 by default.
+   */
+  uint32_t max_copies;
+  /**
+   * Slots of the fast tier.
+   */
+  size_t n_slots;
+  /**
+   * Tokens that a sequence may have: 4 to 20 bytes of tables for each block.
+   */
+  size_t max_tokens;
+  /**
+   * For `TERSA_BLOCKS_AGED`: steps after which a use counts half. 64 by default.
+   */
+  uint64_t half_life;
+} tersa_block_cache_params;
+
+/**
+ * A block to copy from the slow tier into a slot of the fast one.
+ */
+typedef struct tersa_block_copy {
+  /**
+   * The block: tokens `block * block_size` on.
+   */
+  uint32_t block;
+  /**
+   * Where it goes.
+   */
+  uint32_t slot;
+  /**
+   * The block that it replaces, or `TERSA_NONE`.
+   */
+  uint32_t evicted;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * The step that planned it.
+   */
+  uint64_t step;
+} tersa_block_copy;
+
+/**
+ * What a block cache has seen since it was made or truncated to nothing.
+ */
+typedef struct tersa_block_cache_info {
+  /**
+   * Set by `tersa_block_cache_info_init`.
+   */
+  uint32_t struct_size;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Slots that are used: no more than there are blocks.
+   */
+  size_t n_slots;
+  /**
+   * Bytes on the heap.
+   */
+  size_t heap_bytes;
+  /**
+   * Steps begun.
+   */
+  uint64_t steps;
+  /**
+   * Tokens looked up.
+   */
+  uint64_t lookups;
+  /**
+   * Tokens that were in the fast tier.
+   */
+  uint64_t hits;
+  /**
+   * Copies that were planned.
+   */
+  uint64_t copies;
+  /**
+   * Blocks that left for another.
+   */
+  uint64_t evictions;
+} tersa_block_cache_info;
+
+/**
  * What a codec is made for.
  */
 typedef struct tersa_codec_params {
@@ -407,20 +645,6 @@ typedef struct tersa_codec_params {
    */
   uint64_t seed;
 } tersa_codec_params;
-
-/**
- * Why a call failed, in memory of the caller. Every call fills it, with `TERSA_OK` and an empty text if all went well.
- */
-typedef struct tersa_error {
-  /**
-   * The status that was returned.
-   */
-  int32_t code;
-  /**
-   * UTF-8, ended by a zero byte, cut to fit.
-   */
-  char message[256];
-} tersa_error;
 
 /**
  * Where the keys, or the values, of some layers lie: elements `[layer][token][head][dim]` of one type.
@@ -499,20 +723,6 @@ typedef struct tersa_kv {
    */
   size_t block_stride;
 } tersa_kv;
-
-/**
- * From `start` up to, not including, `end`.
- */
-typedef struct tersa_range {
-  /**
-   * First.
-   */
-  size_t start;
-  /**
-   * One past the last.
-   */
-  size_t end;
-} tersa_range;
 
 /**
  * What encoded bytes hold.
@@ -663,64 +873,6 @@ typedef struct tersa_index_params {
    */
   double drift_refresh_at;
 } tersa_index_params;
-
-/**
- * The key or value rows of one KV head, one for each token of a sequence; only read. Elements are `TERSA_F32`, `TERSA_F16`,
- * `TERSA_BF16` or `TERSA_Q8_0`, those of a row side by side.
- *
- * - `block_size` 0: `data` is the row of token 0, and rows are `row_stride` elements apart.
- * - `block_size` N: token `t` lies in block `block_table[t / N]` of a pool; its row is
- *   `block_table[t / N] * block_stride + (t % N) * row_stride` elements after `data`, which is where this head's first row
- *   of block 0 is. With N = 1 the table names the place of every single token.
- *
- * Nobody may write to a row that a call reads while the call runs.
- */
-typedef struct tersa_view {
-  /**
-   * Set by `tersa_view_init`.
-   */
-  uint32_t struct_size;
-  /**
-   * A `tersa_dtype`.
-   */
-  uint32_t dtype;
-  /**
-   * Elements of a row.
-   */
-  uint32_t dim;
-  /**
-   * Tokens of a block, 0 if there are no blocks.
-   */
-  uint32_t block_size;
-  /**
-   * Tokens.
-   */
-  size_t n_tokens;
-  /**
-   * See above; need not be aligned.
-   */
-  const void *data;
-  /**
-   * Bytes that belong to the caller from `data` on; nothing beyond is read.
-   */
-  size_t len_bytes;
-  /**
-   * Elements from one token's row to the next; 0 stands for `dim`.
-   */
-  size_t row_stride;
-  /**
-   * Which block of the pool holds tokens `N * i` to `N * i + N - 1`.
-   */
-  const uint32_t *block_table;
-  /**
-   * Length of `block_table`.
-   */
-  size_t n_block_table;
-  /**
-   * Elements from one block of the pool to the next.
-   */
-  size_t block_stride;
-} tersa_view;
 
 /**
  * What an index holds.
@@ -944,6 +1096,150 @@ typedef int32_t (*tersa_write_fn)(void *context, const void *bytes, size_t len);
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
+
+/**
+ * Exact attention of the query heads that share a KV head, `q` `[group][keys->dim]`, over a range of tokens: `out`,
+ * `[group][values->dim]`, and, unless `lse` is NULL, the natural logarithm of each head's sum of exponentials, `[group]`.
+ * `scale` is what scores are multiplied by, usually `1 / sqrt(dim)`. Over no tokens, `out` is 0 and `lse` is minus infinity.
+ *
+ * Keys and values are read once for the whole group, as f32, and summed in f32. Limit: the bandwidth of reading them for a few heads. A
+ * long range may be cut among threads, and their results merged by `tersa_attend_merge`. Takes no memory with a workspace that
+ * has seen `group` and `values->dim`.
+ */
+tersa_status tersa_attend_range(const float *q,
+                                uint32_t group,
+                                float scale,
+                                const struct tersa_view *keys,
+                                const struct tersa_view *values,
+                                struct tersa_range tokens,
+                                float *out,
+                                float *lse,
+                                struct tersa_workspace *workspace,
+                                struct tersa_error *err);
+
+/**
+ * As `tersa_attend_range`, over the tokens of a list: best rising, and a token named twice counts twice.
+ */
+tersa_status tersa_attend_list(const float *q,
+                               uint32_t group,
+                               float scale,
+                               const struct tersa_view *keys,
+                               const struct tersa_view *values,
+                               const uint32_t *tokens,
+                               size_t n_tokens,
+                               float *out,
+                               float *lse,
+                               struct tersa_workspace *workspace,
+                               struct tersa_error *err);
+
+/**
+ * Merges the results of attention over `n_parts` sets of tokens: `part_out` `[n_parts][group][dim_v]` and `part_lse`
+ * `[n_parts][group]` become `out` `[group][dim_v]` and, unless NULL, `lse` `[group]`: attention over all of them. A part with minus
+ * infinity as `lse` has seen nothing, whatever its output.
+ */
+tersa_status tersa_attend_merge(uint32_t group,
+                                uint32_t dim_v,
+                                const float *part_out,
+                                const float *part_lse,
+                                size_t n_parts,
+                                float *out,
+                                float *lse,
+                                struct tersa_workspace *workspace,
+                                struct tersa_error *err);
+
+/**
+ * Scores `<q, k>`, not scaled, of the query heads `q` `[group][keys->dim]` for a range of tokens: `scores`, `[group][tokens]`. What
+ * exact selection ranks; see `tersa_group_top_k_f32`. Takes no memory.
+ */
+tersa_status tersa_attend_scores(const float *q,
+                                 uint32_t group,
+                                 const struct tersa_view *keys,
+                                 struct tersa_range tokens,
+                                 float *scores,
+                                 struct tersa_error *err);
+
+/**
+ * Sets `*params` to defaults: no slots and no tokens yet. `struct_size` is `sizeof *params`.
+ */
+tersa_status tersa_block_cache_params_init(struct tersa_block_cache_params *params,
+                                           size_t struct_size,
+                                           struct tersa_error *err);
+
+/**
+ * Makes an empty block cache.
+ */
+tersa_status tersa_block_cache_create(const struct tersa_block_cache_params *params,
+                                      struct tersa_block_cache **out,
+                                      struct tersa_error *err);
+
+/**
+ * Frees a block cache; NULL is fine.
+ */
+void tersa_block_cache_destroy(struct tersa_block_cache *cache);
+
+/**
+ * Starts a step.
+ */
+tersa_status tersa_block_cache_begin(struct tersa_block_cache *cache, struct tersa_error *err);
+
+/**
+ * Says for each of `n_tokens` tokens that a head selected in which slot of the fast tier its row lies, row `token % block_size` of it, or
+ * `TERSA_NONE` if it has to come from the slow one; and counts their blocks for `tersa_block_cache_decide`.
+ */
+tersa_status tersa_block_cache_look_up(struct tersa_block_cache *cache,
+                                       const uint32_t *tokens,
+                                       size_t n_tokens,
+                                       uint32_t *slots,
+                                       struct tersa_error *err);
+
+/**
+ * Ends a step: which blocks to copy in, those with the most selected tokens first; `*n_copies` becomes their number. `settled` is how many
+ * of the sequence's first tokens lie in the slow tier for good: a block that reaches beyond stays out. `capacity` must be at
+ * least the smaller of `max_copies` and `n_slots`.
+ */
+tersa_status tersa_block_cache_decide(struct tersa_block_cache *cache,
+                                      size_t settled,
+                                      struct tersa_block_copy *copies,
+                                      size_t capacity,
+                                      size_t *n_copies,
+                                      struct tersa_error *err);
+
+/**
+ * A copy is done: its block is in the fast tier from now on. `TERSA_ERR_STATE` if it is not under way: reported twice, or the
+ * sequence was cut meanwhile.
+ */
+tersa_status tersa_block_cache_complete(struct tersa_block_cache *cache,
+                                        const struct tersa_block_copy *copy,
+                                        struct tersa_error *err);
+
+/**
+ * A copy will not be made: its slot is free again. `TERSA_ERR_STATE` if it is not under way.
+ */
+tersa_status tersa_block_cache_cancel(struct tersa_block_cache *cache,
+                                      const struct tersa_block_copy *copy,
+                                      struct tersa_error *err);
+
+/**
+ * The sequence was cut to `n_tokens` tokens, or those from there on were moved: blocks that reach beyond are dropped, also
+ * those under way. 0 forgets the whole sequence.
+ */
+tersa_status tersa_block_cache_truncate(struct tersa_block_cache *cache,
+                                        size_t n_tokens,
+                                        struct tersa_error *err);
+
+/**
+ * Sets `*info` to zeros. `struct_size` is `sizeof *info`.
+ */
+tersa_status tersa_block_cache_info_init(struct tersa_block_cache_info *info,
+                                         size_t struct_size,
+                                         struct tersa_error *err);
+
+/**
+ * Looks at a block cache.
+ */
+tersa_status tersa_block_cache_inspect(const struct tersa_block_cache *cache,
+                                       struct tersa_block_cache_info *info,
+                                       struct tersa_error *err);
 
 /**
  * Sets `*params` to defaults: one layer of f16, chunks of 256 tokens, no heads yet. `struct_size` is `sizeof *params`.
@@ -1235,6 +1531,30 @@ tersa_status tersa_index_load(const struct tersa_index_params *params,
                               struct tersa_error *err);
 
 /**
+ * Takes the index of a KV head into a container, once for each part, layer and head. It is encoded now and written by
+ * `tersa_writer_finish`; the index may go on or be destroyed.
+ */
+tersa_status tersa_writer_add_index(struct tersa_writer *writer,
+                                    uint32_t part,
+                                    uint32_t layer,
+                                    uint32_t head,
+                                    const struct tersa_index *index,
+                                    struct tersa_error *err);
+
+/**
+ * Makes the index of a KV head from a container, for its sequence of `n_tokens` tokens; `TERSA_ERR_NOT_FOUND` if there is none. See
+ * `tersa_index_load`. Reads the table of indexes and the index.
+ */
+tersa_status tersa_reader_index_load(const struct tersa_reader *reader,
+                                     uint32_t part,
+                                     uint32_t layer,
+                                     uint32_t head,
+                                     const struct tersa_index_params *params,
+                                     size_t n_tokens,
+                                     struct tersa_index **out,
+                                     struct tersa_error *err);
+
+/**
  * Sets `*params` to a preset for keys of `head_dim` elements; `preset` is a `tersa_index_preset`. `group` is left 0, to be set.
  * `struct_size` is `sizeof *params`.
  */
@@ -1443,6 +1763,91 @@ tersa_status tersa_reader_read(const struct tersa_reader *reader,
 tersa_status tersa_reader_verify(const struct tersa_reader *reader,
                                  uint64_t *n_chunks,
                                  struct tersa_error *err);
+
+/**
+ * Writes the indices of the `k` greatest of `n_scores` scores, rising, to `tokens`, which has `capacity` elements; `*n_tokens` becomes
+ * their number: `k`, or `n_scores` if that is less. Of equal scores the lower indices are taken. The same at every CPU level. With
+ * `TERSA_ERR_SHORT_BUFFER` `*n_tokens` is the capacity that is needed; a capacity of 0 only asks for that.
+ *
+ * Cost: two passes over the scores. Takes no memory with a workspace that was used for a selection before.
+ */
+tersa_status tersa_top_k_u16(const uint16_t *scores,
+                             size_t n_scores,
+                             size_t k,
+                             uint32_t *tokens,
+                             size_t capacity,
+                             size_t *n_tokens,
+                             struct tersa_workspace *workspace,
+                             struct tersa_error *err);
+
+/**
+ * As `tersa_top_k_u16`. NaNs rank below every number; 0 and -0 are equal.
+ */
+tersa_status tersa_top_k_f32(const float *scores,
+                             size_t n_scores,
+                             size_t k,
+                             uint32_t *tokens,
+                             size_t capacity,
+                             size_t *n_tokens,
+                             struct tersa_workspace *workspace,
+                             struct tersa_error *err);
+
+/**
+ * The `k` best tokens for the query heads that share a KV head: their scores, `[group][n_scores]`, are combined by `rule`, a
+ * `tersa_group_rule`, after multiplication by `scale`, and the greatest are written as by `tersa_top_k_f32`. With scores of
+ * `tersa_attend_scores` and attention's scale this is exact selection.
+ *
+ * Cost: two powers a score and three passes. Takes no memory with a workspace that has seen the size.
+ */
+tersa_status tersa_group_top_k_f32(uint32_t rule,
+                                   const float *scores,
+                                   uint32_t group,
+                                   size_t n_scores,
+                                   float scale,
+                                   size_t k,
+                                   uint32_t *tokens,
+                                   size_t capacity,
+                                   size_t *n_tokens,
+                                   struct tersa_workspace *workspace,
+                                   struct tersa_error *err);
+
+/**
+ * Writes the indices of the fewest tokens that hold at least the share `p` of all weights, heaviest first (of equal ones the lower
+ * index), in rising order. Weights are finite, need not sum to 1, and count as 0 where they are negative. Else as
+ * `tersa_top_k_u16`.
+ *
+ * Cost: about ten passes over the weights.
+ */
+tersa_status tersa_top_p(const float *weights,
+                         size_t n_weights,
+                         float p,
+                         uint32_t *tokens,
+                         size_t capacity,
+                         size_t *n_tokens,
+                         struct tersa_workspace *workspace,
+                         struct tersa_error *err);
+
+/**
+ * Writes the indices of the scores that are at least `least`, rising. Else as `tersa_top_k_u16`.
+ */
+tersa_status tersa_at_least_u16(const uint16_t *scores,
+                                size_t n_scores,
+                                uint16_t least,
+                                uint32_t *tokens,
+                                size_t capacity,
+                                size_t *n_tokens,
+                                struct tersa_error *err);
+
+/**
+ * As `tersa_at_least_u16`. A NaN is at least nothing, and nothing is at least a NaN.
+ */
+tersa_status tersa_at_least_f32(const float *scores,
+                                size_t n_scores,
+                                float least,
+                                uint32_t *tokens,
+                                size_t capacity,
+                                size_t *n_tokens,
+                                struct tersa_error *err);
 
 /**
  * What a status means, in English; never NULL, never to be freed. Unknown numbers have a text too.

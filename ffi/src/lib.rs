@@ -7,7 +7,8 @@
 //! | `tensor` | `tersa_kv`: strided, scattered and paged caches |
 //! | `view` | `tersa_view`: the rows of one head, strided or in a pool of blocks |
 //! | `index` | which tokens of an engine's cache a query should attend to |
-//! | `attention` | exact attention over rows of the caller |
+//! | `attention`, `select` | exact attention over rows, exact selection from scores, of the caller |
+//! | `block_cache` | which blocks of tokens stay in a fast tier of memory |
 //! | `codec` | encoding a cache into bytes of the caller and back |
 //! | `reader`, `writer`, `files` | `.tersa` containers, in files, memory, or behind callbacks |
 //! | `pool` | threads that encode and decode in the background |
@@ -15,12 +16,14 @@
 #![allow(non_camel_case_types, reason = "the names are C's")]
 
 pub mod attention;
+pub mod block_cache;
 mod borrow;
 pub mod codec;
 pub mod files;
 pub mod index;
 pub mod pool;
 pub mod reader;
+pub mod select;
 pub mod status;
 mod stored;
 pub mod tensor;

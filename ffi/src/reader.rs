@@ -38,6 +38,16 @@ impl tersa_reader {
         Ok(Box::new(Self { reader, streams }))
     }
 
+    /// The bytes of an index, if there is one.
+    pub(crate) fn index_bytes(&self, part: u32, layer: u32, head: u32) -> Result<Option<Vec<u8>>, Failure> {
+        let indexes = self.reader.indexes()?;
+        let place = indexes.iter().position(|i| (i.part, i.layer, i.head) == (part, layer, head));
+        let Some(entry) = place else { return Ok(None) };
+        let mut bytes = Vec::new();
+        self.reader.read_index(&indexes, entry, &mut bytes)?;
+        Ok(Some(bytes))
+    }
+
     fn stream(&self, stream: u32) -> Result<usize, Failure> {
         let count = self.reader.streams().len();
         match usize::try_from(stream) {

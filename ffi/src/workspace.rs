@@ -4,6 +4,7 @@ use tersa_core::attention::Decode;
 use tersa_core::codec::{Workspace, WorkspaceSize};
 use tersa_core::kv::{IndexScratch, PqConfig};
 use tersa_core::pq::PqShape;
+use tersa_core::select::TopKScratch;
 
 use crate::borrow;
 use crate::codec::tersa_codec;
@@ -32,6 +33,9 @@ pub(crate) struct Scratch {
     indexes: Vec<(IndexKind, usize, IndexScratch)>,
     /// One for each number of query heads and size of values that was met.
     decodes: Vec<Decode>,
+    pub(crate) top_k: Box<TopKScratch>,
+    /// Combined scores of a group.
+    pub(crate) weights: Vec<f32>,
 }
 
 /// Indexes of a kind can share scratch: shape of the codes, bits and band of the second look, query heads.

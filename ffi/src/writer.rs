@@ -1,5 +1,6 @@
 //! Writing `.tersa` containers: streams, their tokens as they come, and a name once all is there.
 
+use std::collections::BTreeSet;
 use std::ffi::{c_char, c_void};
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub struct tersa_writer {
     /// `None` once it is finished or a write failed.
     writer: Option<Writer<Target>>,
     streams: Vec<Stream>,
+    /// Part, layer and head of the indexes there are.
+    indexes: BTreeSet<(u32, u32, u32)>,
 }
 
 struct Stream {
@@ -95,7 +98,11 @@ unsafe fn hand_out(
     // SAFETY: the caller's promise.
     unsafe {
         put(out, std::ptr::null_mut(), "out")?;
-        let writer = tersa_writer { writer: Some(Writer::new(target()?)?), streams: Vec::new() };
+        let writer = tersa_writer {
+            writer: Some(Writer::new(target()?)?),
+            streams: Vec::new(),
+            indexes: BTreeSet::new(),
+        };
         put(out, Box::into_raw(Box::new(writer)), "out")
     }
 }
@@ -252,6 +259,23 @@ fn finished<T>() -> Result<T, Failure> {
 }
 
 impl tersa_writer {
+    /// Takes the bytes of an index of (part, layer, head).
+    pub(crate) fn add_index(&mut self, place: (u32, u32, u32), bytes: Vec<u8>) -> Result<(), Failure> {
+        let Some(writer) = &mut self.writer else { return finished() };
+        let (part, layer, head) = place;
+        if self.indexes.contains(&place) {
+            return fail!(
+                TERSA_ERR_ARGUMENT,
+                "head {head} of layer {layer} in part {part} has an index already"
+            );
+        }
+        if let Err(e) = writer.add_index(part, layer, head, bytes) {
+            return fail!(TERSA_ERR_ARGUMENT, "{e}");
+        }
+        self.indexes.insert(place);
+        Ok(())
+    }
+
     fn add_stream(
         &mut self,
         params: &tersa_stream_params,

@@ -306,6 +306,42 @@ static void changes(void) {
   tersa_workspace_destroy(ws);
 }
 
+/* Indexes travel in containers, by layer and head. */
+static void containers(const char *folder) {
+  tersa_index_params p = params(TERSA_INDEX_DEFAULT);
+  tersa_index *index[HEADS], *loaded = NULL;
+  char path[4096];
+  snprintf(path, sizeof path, "%s/indexes.tersa", folder);
+  tersa_writer *writer;
+  OK(tersa_writer_create(path, &writer, &err));
+  for (uint32_t head = HEADS; head-- > 0;) {
+    index[head] = prefilled(&p, (int)head, PROMPT, NULL);
+    OK(tersa_writer_add_index(writer, 0, 7, head, index[head], &err));
+  }
+  EXPECT(TERSA_ERR_ARGUMENT, tersa_writer_add_index(writer, 0, 7, 1, index[1], &err));
+  EXPECT(TERSA_ERR_NULL, tersa_writer_add_index(NULL, 0, 8, 1, index[1], &err));
+  EXPECT(TERSA_ERR_NULL, tersa_writer_add_index(writer, 0, 8, 1, NULL, &err));
+  OK(tersa_writer_finish(writer, NULL, &err));
+  EXPECT(TERSA_ERR_STATE, tersa_writer_add_index(writer, 0, 8, 1, index[1], &err));
+  tersa_writer_destroy(writer);
+  tersa_reader *reader;
+  OK(tersa_reader_open(path, &reader, &err));
+  for (uint32_t head = 0; head < HEADS; ++head) {
+    OK(tersa_reader_index_load(reader, 0, 7, head, &p, PROMPT, &loaded, &err));
+    CHECK(same(index[head], loaded));
+    attends(loaded, (int)head, PROMPT, NULL);
+    tersa_index_destroy(loaded);
+  }
+  EXPECT(TERSA_ERR_NOT_FOUND, tersa_reader_index_load(reader, 0, 7, HEADS, &p, PROMPT, &loaded, &err));
+  CHECK(loaded == NULL);
+  EXPECT(TERSA_ERR_CORRUPT, tersa_reader_index_load(reader, 0, 7, 0, &p, PROMPT / 2, &loaded, &err));
+  EXPECT(TERSA_ERR_NULL, tersa_reader_index_load(NULL, 0, 7, 0, &p, PROMPT, &loaded, &err));
+  EXPECT(TERSA_ERR_NULL, tersa_reader_index_load(reader, 0, 7, 0, NULL, PROMPT, &loaded, &err));
+  EXPECT(TERSA_ERR_NULL, tersa_reader_index_load(reader, 0, 7, 0, &p, PROMPT, NULL, &err));
+  tersa_reader_destroy(reader);
+  for (int head = 0; head < HEADS; ++head) tersa_index_destroy(index[head]);
+}
+
 struct shared {
   const tersa_index *index;
   float out[GROUP * DIM];
@@ -495,7 +531,7 @@ static void misuse(void) {
   tersa_workspace_destroy(ws);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
   uint32_t state = 11;
   for (int t = 0; t < TOKENS; ++t)
     for (int h = 0; h < HEADS; ++h)
@@ -505,6 +541,7 @@ int main(void) {
       }
   for (int i = 0; i < GROUP * DIM; ++i) q[i] = (float)made_up(&state) / 64;
   for (int i = 0; i < 64 * GROUP * DIM; ++i) prompt_q[i] = (float)made_up(&state) / 64;
+  CHECK(argc == 2);
   misuse();
   decodes(TERSA_INDEX_DEFAULT);
   decodes(TERSA_INDEX_PAPER_2X6);
@@ -513,6 +550,7 @@ int main(void) {
   dense();
   layouts();
   changes();
+  containers(argv[1]);
   threads();
   puts("index: ok");
   return 0;

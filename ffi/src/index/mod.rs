@@ -1,5 +1,6 @@
 //! The product-quantization index of one KV head over an engine's own cache.
 
+mod container;
 mod params;
 
 use std::ffi::c_void;
@@ -15,6 +16,8 @@ use crate::version::obey_environment;
 use crate::view::{View, tersa_view};
 use crate::workspace::{self, tersa_workspace};
 
+pub use container::{tersa_reader_index_load, tersa_writer_add_index};
+pub(crate) use params::group_rule;
 pub use params::{
     tersa_extent, tersa_extent_unit, tersa_group_rule, tersa_index_params, tersa_index_params_init,
     tersa_index_preset,
@@ -65,6 +68,16 @@ impl tersa_index {
     unsafe fn training<'a>(&self, queries: *const f32, n_queries: usize) -> Result<&'a [f32], Failure> {
         // SAFETY: the caller's promise.
         unsafe { borrow::slice(queries, n_queries.saturating_mul(self.d()), "queries") }
+    }
+}
+
+/// Why bytes are no index.
+fn foreign(e: KvError) -> Failure {
+    match e {
+        KvError::Pq(_) | KvError::Rerank(_) => {
+            Failure::new(tersa_status::TERSA_ERR_CORRUPT, format_args!("{e}"))
+        }
+        e => e.into(),
     }
 }
 
@@ -539,12 +552,7 @@ pub unsafe extern "C" fn tersa_index_load(
             borrow::put(out, std::ptr::null_mut(), "out")?;
             (borrow::take(params, "params")?, borrow::bytes(src, len, "src")?)
         };
-        let head = HeadIndex::from_bytes(&params.config()?, n_tokens, src).map_err(|e| match e {
-            KvError::Pq(_) | KvError::Rerank(_) => {
-                Failure::new(tersa_status::TERSA_ERR_CORRUPT, format_args!("{e}"))
-            }
-            e => e.into(),
-        })?;
+        let head = HeadIndex::from_bytes(&params.config()?, n_tokens, src).map_err(foreign)?;
         tersa_index { head, group: params.group as usize }.give(out)
     })
 }

@@ -36,7 +36,7 @@ pub struct BlockCopy {
     /// The block that it replaces.
     pub evicted: Option<u32>,
     /// The step that planned it, so that a late report is told from a new copy.
-    pub(super) step: u64,
+    pub step: u64,
 }
 
 /// Where a step's selected tokens come from, and which blocks to bring in. Its buffers are reused.
