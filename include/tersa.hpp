@@ -688,6 +688,9 @@ class writer : public detail::handle<tersa_writer, tersa_writer_destroy> {
     });
   }
 
+  /** Takes the index of a head of a layer along. */
+  result<void> add_index(std::uint32_t layer, std::uint32_t head, const index& i, std::uint32_t part = 0);
+
   /** Writes the tables and gives the file its name. `metadata` is a JSON object, or null. */
   result<void> finish(const char* metadata = nullptr) {
     return detail::done([&](tersa_error* err) { return tersa_writer_finish(get(), metadata, err); });
@@ -889,6 +892,18 @@ class index : public detail::handle<tersa_index, tersa_index_destroy> {
     });
   }
 
+  /** From a container, for its sequence of `n_tokens` tokens: the index of a head of a layer, if there is one. */
+  static result<std::optional<index>> load(const reader& from, std::uint32_t layer, std::uint32_t head,
+                                           const index_params& params, std::size_t n_tokens, std::uint32_t part = 0) {
+    return detail::found<index>(TERSA_ERR_NOT_FOUND, [&](index* out, tersa_error* err) {
+      tersa_index* raw = nullptr;
+      const tersa_status status =
+          tersa_reader_index_load(from.get(), part, layer, head, &params, n_tokens, &raw, err);
+      *out = index(raw, params);
+      return status;
+    });
+  }
+
   std::uint32_t group() const noexcept { return group_; }
   std::uint32_t head_dim() const noexcept { return head_dim_; }
 
@@ -914,10 +929,208 @@ class index : public detail::handle<tersa_index, tersa_index_destroy> {
   std::uint32_t head_dim_ = 0;
 };
 
+namespace detail {
+
+/** Runs a selection `call(tokens, capacity, n, err)` into `room`: the part that was filled. */
+template <class Call>
+result<span<std::uint32_t>> selected(span<std::uint32_t> room, Call call) {
+  return made<span<std::uint32_t>>([&](span<std::uint32_t>& out, tersa_error* err) {
+    std::size_t n = 0;
+    const tersa_status status = call(room.data(), room.size(), &n, err);
+    if (status == TERSA_OK) out = room.first(room.empty() ? 0 : n);
+    return status;
+  });
+}
+
+/** Whether queries, outputs and sums of `group` heads have the lengths that the views say. */
+inline bool heads_fit(std::uint32_t group, span<const float> q, const view& keys, const view& values, span<float> out,
+                      span<float> lse) noexcept {
+  return q.size() == std::size_t{group} * keys.dim() && out.size() == std::size_t{group} * values.dim() &&
+         (lse.empty() || lse.size() == group);
+}
+
+inline float* or_null(span<float> s) noexcept { return s.empty() ? nullptr : s.data(); }
+
+constexpr const char* WRONG_SPAN = "a span is not as long as the group, the rows and the tokens say";
+
+}  // namespace detail
+
+/**
+ * Exact attention of `group` query heads, `q` [group][keys.dim()], over a range of tokens: `out`, [group][values.dim()], and, unless
+ * empty, `lse`, [group].
+ */
+inline result<void> attend(span<const float> q, std::uint32_t group, float scale, const view& keys, const view& values,
+                           range tokens, span<float> out, span<float> lse = {}, workspace* ws = nullptr) {
+  return detail::done([&](tersa_error* err) {
+    if (!detail::heads_fit(group, q, keys, values, out, lse)) return detail::refuse(err, detail::WRONG_SPAN);
+    return tersa_attend_range(q.data(), group, scale, keys.get(), values.get(), tokens, out.data(), detail::or_null(lse),
+                              detail::raw(ws), err);
+  });
+}
+
+/** The same over the tokens of a list. */
+inline result<void> attend(span<const float> q, std::uint32_t group, float scale, const view& keys, const view& values,
+                           span<const std::uint32_t> tokens, span<float> out, span<float> lse = {},
+                           workspace* ws = nullptr) {
+  return detail::done([&](tersa_error* err) {
+    if (!detail::heads_fit(group, q, keys, values, out, lse)) return detail::refuse(err, detail::WRONG_SPAN);
+    return tersa_attend_list(q.data(), group, scale, keys.get(), values.get(), tokens.data(), tokens.size(), out.data(),
+                             detail::or_null(lse), detail::raw(ws), err);
+  });
+}
+
+/** Merges attention over several sets of tokens: `part_out` [n][group][dim_v] and `part_lse` [n][group] into one. */
+inline result<void> attend_merge(std::uint32_t group, std::uint32_t dim_v, span<const float> part_out,
+                                 span<const float> part_lse, span<float> out, span<float> lse = {},
+                                 workspace* ws = nullptr) {
+  return detail::done([&](tersa_error* err) {
+    const std::size_t n = group == 0 ? 0 : part_lse.size() / group;
+    const bool fits = part_lse.size() == n * group && part_out.size() == part_lse.size() * dim_v &&
+                      out.size() == std::size_t{group} * dim_v && (lse.empty() || lse.size() == group);
+    if (!fits) return detail::refuse(err, detail::WRONG_SPAN);
+    return tersa_attend_merge(group, dim_v, part_out.data(), part_lse.data(), n, out.data(), detail::or_null(lse),
+                              detail::raw(ws), err);
+  });
+}
+
+/** Scores <q, k> of `q`, [group][keys.dim()], for a range of tokens: `scores`, [group][tokens]. */
+inline result<void> attend_scores(span<const float> q, std::uint32_t group, const view& keys, range tokens,
+                                  span<float> scores) {
+  return detail::done([&](tersa_error* err) {
+    const std::size_t n = tokens.end < tokens.start ? 0 : tokens.end - tokens.start;
+    const bool fits = q.size() == std::size_t{group} * keys.dim() && (group == 0 || scores.size() / group == n) &&
+                      scores.size() == n * group;
+    if (!fits) return detail::refuse(err, detail::WRONG_SPAN);
+    return tersa_attend_scores(q.data(), group, keys.get(), tokens, scores.data(), err);
+  });
+}
+
+/** The indices of the `k` greatest scores, rising: the part of `room` that was filled. */
+inline result<span<std::uint32_t>> top_k(span<const float> scores, std::size_t k, span<std::uint32_t> room,
+                                         workspace* ws = nullptr) {
+  return detail::selected(room, [&](std::uint32_t* to, std::size_t capacity, std::size_t* n, tersa_error* err) {
+    return tersa_top_k_f32(scores.data(), scores.size(), k, to, capacity, n, detail::raw(ws), err);
+  });
+}
+inline result<span<std::uint32_t>> top_k(span<const std::uint16_t> scores, std::size_t k, span<std::uint32_t> room,
+                                         workspace* ws = nullptr) {
+  return detail::selected(room, [&](std::uint32_t* to, std::size_t capacity, std::size_t* n, tersa_error* err) {
+    return tersa_top_k_u16(scores.data(), scores.size(), k, to, capacity, n, detail::raw(ws), err);
+  });
+}
+
+/** The `k` best tokens for `group` heads with scores [group][n], combined by a rule. */
+inline result<span<std::uint32_t>> group_top_k(tersa_group_rule rule, span<const float> scores, std::uint32_t group,
+                                               float scale, std::size_t k, span<std::uint32_t> room,
+                                               workspace* ws = nullptr) {
+  return detail::selected(room, [&](std::uint32_t* to, std::size_t capacity, std::size_t* n, tersa_error* err) {
+    const std::size_t n_scores = group == 0 ? 0 : scores.size() / group;
+    if (n_scores * group != scores.size()) return detail::refuse(err, detail::WRONG_SPAN);
+    return tersa_group_top_k_f32(static_cast<std::uint32_t>(rule), scores.data(), group, n_scores, scale, k, to,
+                                 capacity, n, detail::raw(ws), err);
+  });
+}
+
+/** The fewest tokens that hold the share `p` of all weights, rising. */
+inline result<span<std::uint32_t>> top_p(span<const float> weights, float p, span<std::uint32_t> room,
+                                         workspace* ws = nullptr) {
+  return detail::selected(room, [&](std::uint32_t* to, std::size_t capacity, std::size_t* n, tersa_error* err) {
+    return tersa_top_p(weights.data(), weights.size(), p, to, capacity, n, detail::raw(ws), err);
+  });
+}
+
+/** The indices of the scores that are at least `least`, rising. */
+inline result<span<std::uint32_t>> at_least(span<const float> scores, float least, span<std::uint32_t> room) {
+  return detail::selected(room, [&](std::uint32_t* to, std::size_t capacity, std::size_t* n, tersa_error* err) {
+    return tersa_at_least_f32(scores.data(), scores.size(), least, to, capacity, n, err);
+  });
+}
+inline result<span<std::uint32_t>> at_least(span<const std::uint16_t> scores, std::uint16_t least,
+                                            span<std::uint32_t> room) {
+  return detail::selected(room, [&](std::uint32_t* to, std::size_t capacity, std::size_t* n, tersa_error* err) {
+    return tersa_at_least_u16(scores.data(), scores.size(), least, to, capacity, n, err);
+  });
+}
+
+// ---- tiers of memory
+
+struct block_cache_params : tersa_block_cache_params {
+  block_cache_params() noexcept : tersa_block_cache_params{} {
+    tersa_block_cache_params_init(this, sizeof(tersa_block_cache_params), nullptr);
+  }
+};
+
+struct block_cache_info : tersa_block_cache_info {
+  block_cache_info() noexcept : tersa_block_cache_info{} {
+    tersa_block_cache_info_init(this, sizeof(tersa_block_cache_info), nullptr);
+  }
+};
+
+using block_copy = tersa_block_copy;
+
+/** Which blocks of a cache a fast tier of memory holds: tersa_block_cache, whose steps are said in tersa.h. */
+class block_cache : public detail::handle<tersa_block_cache, tersa_block_cache_destroy> {
+ public:
+  using handle::handle;
+
+  static result<block_cache> create(const block_cache_params& params) {
+    return detail::opened<block_cache, tersa_block_cache>(
+        [&](tersa_block_cache** out, tersa_error* err) { return tersa_block_cache_create(&params, out, err); });
+  }
+
+  /** Starts a step. */
+  result<void> begin() {
+    return detail::done([&](tersa_error* err) { return tersa_block_cache_begin(get(), err); });
+  }
+
+  /** The slot of each token, or TERSA_NONE: `slots` is as long as `tokens`. */
+  result<void> look_up(span<const std::uint32_t> tokens, span<std::uint32_t> slots) {
+    return detail::done([&](tersa_error* err) {
+      if (slots.size() != tokens.size()) return detail::refuse(err, detail::WRONG_SPAN);
+      return tersa_block_cache_look_up(get(), tokens.data(), tokens.size(), slots.data(), err);
+    });
+  }
+
+  /** Ends a step: the copies to make, the part of `room` that was filled. */
+  result<span<block_copy>> decide(std::size_t settled, span<block_copy> room) {
+    return detail::made<span<block_copy>>([&](span<block_copy>& out, tersa_error* err) {
+      std::size_t n = 0;
+      const tersa_status status = tersa_block_cache_decide(get(), settled, room.data(), room.size(), &n, err);
+      if (status == TERSA_OK) out = room.first(n);
+      return status;
+    });
+  }
+
+  /** A copy is done. */
+  result<void> complete(const block_copy& copy) {
+    return detail::done([&](tersa_error* err) { return tersa_block_cache_complete(get(), &copy, err); });
+  }
+
+  /** A copy will not be made. */
+  result<void> cancel(const block_copy& copy) {
+    return detail::done([&](tersa_error* err) { return tersa_block_cache_cancel(get(), &copy, err); });
+  }
+
+  /** The sequence was cut to `n_tokens` tokens. */
+  result<void> truncate(std::size_t n_tokens) {
+    return detail::done([&](tersa_error* err) { return tersa_block_cache_truncate(get(), n_tokens, err); });
+  }
+
+  result<block_cache_info> inspect() const {
+    return detail::made<block_cache_info>(
+        [&](block_cache_info& out, tersa_error* err) { return tersa_block_cache_inspect(get(), &out, err); });
+  }
+};
+
 inline result<void> workspace::reserve(const index& i, std::size_t n_tokens, std::uint32_t dim_v) {
   return detail::done([&](tersa_error* err) {
     return tersa_workspace_reserve_index(get(), i.get(), n_tokens, dim_v, err);
   });
+}
+
+inline result<void> writer::add_index(std::uint32_t layer, std::uint32_t head, const index& i, std::uint32_t part) {
+  return detail::done(
+      [&](tersa_error* err) { return tersa_writer_add_index(get(), part, layer, head, i.get(), err); });
 }
 
 // ---- background jobs
