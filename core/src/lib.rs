@@ -14,6 +14,7 @@
 //! | [`sketch`] | HotSketch: the heaviest ids of a stream, and who of them owns a row |
 //! | [`codec`] | K/V codecs behind one interface |
 //! | [`format`] | the `.tersa` container's bytes |
+//! | [`prefill`] | block-sparse causal attention of a prompt |
 //! | [`kv`] | the live cache of a layer (PQCache): rows, indexes, window, drift, block cache of a fast memory tier |
 #![no_std]
 #![deny(missing_docs, unsafe_code)]
@@ -33,6 +34,7 @@ mod kernels;
 pub mod kv;
 pub mod num;
 pub mod pq;
+pub mod prefill;
 pub mod rotate;
 pub mod select;
 #[cfg(feature = "alloc")]

@@ -288,6 +288,6 @@ fn tile_sizes(group: usize) -> impl Iterator<Item = usize> {
     (0..tiles).map(move |i| group / tiles + usize::from(i < group % tiles))
 }
 
-const fn expect_len(expected: usize, got: usize) -> Result<(), AttentionError> {
+pub(super) const fn expect_len(expected: usize, got: usize) -> Result<(), AttentionError> {
     if expected == got { Ok(()) } else { Err(AttentionError::Length { expected, got }) }
 }

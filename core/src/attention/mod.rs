@@ -44,11 +44,14 @@
 #![cfg(feature = "alloc")]
 #![forbid(unsafe_code)]
 
+mod causal;
 mod decode;
 mod rows;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
+pub use causal::{Causal, Maxima, Prompt};
+pub(crate) use causal::{Summary, TILE};
 pub use decode::{Decode, scores};
 pub use rows::{Blocks, Rows, Tokens};
 

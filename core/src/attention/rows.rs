@@ -1,7 +1,8 @@
 //! Where the rows of one head lie, and which of them are meant.
 
 use super::AttentionError;
-use crate::kernels::attend::{BLOCK, Format, RowBlock};
+use crate::cpu::Level;
+use crate::kernels::attend::{BLOCK, Format, RowBlock, blocked};
 use crate::num::{DType, convert};
 use crate::view::KvView;
 use core::ops::Range;
@@ -292,6 +293,16 @@ impl<'a> Rows<'a> {
                 }
                 block.repeat_last();
             }
+        }
+    }
+
+    /// The rows `tokens` as `f32`, `stride` apart in `out`. All were checked.
+    pub(crate) fn widen(&self, level: Level, tokens: Range<usize>, out: &mut [f32], stride: usize) {
+        let tokens = Tokens::Range(tokens);
+        let mut block = RowBlock::new(self.row_bytes);
+        for (i, out) in out.chunks_mut(BLOCK * stride.max(1)).enumerate() {
+            self.block(&tokens, i * BLOCK, &mut block);
+            blocked::widen(level, self.format, &block, self.dim, out, stride, 0);
         }
     }
 

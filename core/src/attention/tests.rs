@@ -21,19 +21,19 @@ fn noise(rng: &mut Xoshiro256pp, n: usize) -> Vec<f32> {
 }
 
 /// Rows as they are stored, and what they stand for.
-struct Stored {
-    bytes: Vec<u8>,
-    dtype: DType,
+pub(crate) struct Stored {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) dtype: DType,
     d: usize,
     numbers: Vec<f32>,
 }
 
 impl Stored {
-    fn new(rng: &mut Xoshiro256pp, dtype: DType, n: usize, d: usize) -> Self {
+    pub(crate) fn new(rng: &mut Xoshiro256pp, dtype: DType, n: usize, d: usize) -> Self {
         Self::of(&noise(rng, n * d), dtype, d)
     }
 
-    fn of(x: &[f32], dtype: DType, d: usize) -> Self {
+    pub(crate) fn of(x: &[f32], dtype: DType, d: usize) -> Self {
         let mut bytes = vec![0; dtype.bytes_for(x.len()).unwrap()];
         from_f32(dtype, x, &mut bytes).unwrap();
         let mut numbers = vec![0.0; x.len()];
@@ -41,11 +41,11 @@ impl Stored {
         Self { bytes, dtype, d, numbers }
     }
 
-    fn rows(&self) -> Rows<'_> {
+    pub(crate) fn rows(&self) -> Rows<'_> {
         Rows::contiguous(&self.bytes, self.dtype, self.d).unwrap()
     }
 
-    fn row(&self, t: usize) -> &[f32] {
+    pub(crate) fn row(&self, t: usize) -> &[f32] {
         &self.numbers[t * self.d..][..self.d]
     }
 }
@@ -56,15 +56,28 @@ fn dot(a: &[f32], b: &[f32]) -> (f64, f64) {
 }
 
 /// Outputs and `lse` of one head, and how far each may be off.
-struct Exact {
-    out: Vec<f64>,
-    out_bound: Vec<f64>,
-    lse: f64,
-    lse_bound: f64,
+pub(crate) struct Exact {
+    pub(crate) out: Vec<f64>,
+    pub(crate) out_bound: Vec<f64>,
+    pub(crate) lse: f64,
+    pub(crate) lse_bound: f64,
 }
 
 #[allow(clippy::cast_precision_loss, reason = "small numbers")]
 fn exact(q: &[f32], scale: f32, k: &Stored, v: &Stored, tokens: &[u32]) -> Exact {
+    exact_within(q.len() as f64 / 8.0 + 16.0, q, scale, k, v, tokens)
+}
+
+/// A score may be off by `score_steps * U` of its size.
+#[allow(clippy::cast_precision_loss, reason = "small numbers")]
+pub(crate) fn exact_within(
+    score_steps: f64,
+    q: &[f32],
+    scale: f32,
+    k: &Stored,
+    v: &Stored,
+    tokens: &[u32],
+) -> Exact {
     let scale = f64::from(scale);
     let scored: Vec<(f64, f64)> = tokens.iter().map(|&t| dot(q, k.row(t as usize))).collect();
     let max = scored.iter().fold(f64::NEG_INFINITY, |m, s| m.max(scale * s.0));
@@ -79,7 +92,7 @@ fn exact(q: &[f32], scale: f32, k: &Stored, v: &Stored, tokens: &[u32]) -> Exact
         }
     }
     let lse = max + sum.ln();
-    let e = (q.len() as f64 / 8.0 + 16.0) * U * s;
+    let e = score_steps * U * s;
     let steps = (128.0 + tokens.len() as f64 / 128.0 + 40.0) * U;
     let bound = 2.0 * e + 2.0 * steps;
     Exact {

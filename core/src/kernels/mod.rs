@@ -12,6 +12,8 @@ pub(crate) mod attend;
 #[cfg(feature = "alloc")]
 pub(crate) mod bits;
 pub(crate) mod convert;
+#[cfg(feature = "alloc")]
+pub(crate) mod estimate;
 pub(crate) mod ggml;
 pub(crate) mod hadamard;
 #[cfg(feature = "alloc")]

@@ -1,6 +1,7 @@
 //! Eight lanes; 16 registers hold the sums of up to 12 vectors beside the rows.
 
 use super::HEADS;
+use super::blocked::blocked;
 use super::body::{WIDEST, level};
 use core::arch::x86_64::*;
 
@@ -20,6 +21,12 @@ level! {
         7 => 8, 1, [1];
         8 => 8, 1, [1];
     }
+}
+
+blocked! {
+    Ymm,
+    #[target_feature(enable = "avx2,fma,f16c")]
+    4, 4
 }
 
 // SAFETY of every block below: these functions are inlined into kernels that run only after detection saw AVX2, FMA and

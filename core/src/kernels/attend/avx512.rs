@@ -1,6 +1,7 @@
 //! Sixteen lanes; 32 registers hold the sums of up to 24 vectors beside the rows.
 
 use super::HEADS;
+use super::blocked::blocked;
 use super::body::{WIDEST, level};
 use core::arch::x86_64::*;
 
@@ -20,6 +21,12 @@ level! {
         7 => 8, 2, [2, 1];
         8 => 8, 2, [2, 1];
     }
+}
+
+blocked! {
+    Zmm,
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    8, 8
 }
 
 /// The lowest `n` lanes.

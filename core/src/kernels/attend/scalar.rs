@@ -1,6 +1,7 @@
 //! Eight lanes in an array.
 
 use super::HEADS;
+use super::blocked::blocked;
 use super::body::{WIDEST, level};
 use crate::kernels::convert::scalar::{bf16_widen, f16_widen};
 
@@ -18,6 +19,11 @@ level! {
         7 => 8, 1, [1];
         8 => 8, 1, [1];
     }
+}
+
+blocked! {
+    Array,
+    4, 4
 }
 
 /// Coefficients of `2^r` for `|r| <= 1/2`, from the sixth power down: the minimax polynomial of Cephes' `exp2f`
