@@ -126,7 +126,7 @@ impl Causal {
         self.attend_at(cpu::level(), prompt, rows, out, lse, maxima)
     }
 
-    pub(super) fn attend_at(
+    pub(crate) fn attend_at(
         &mut self,
         level: Level,
         prompt: &Prompt<'_>,

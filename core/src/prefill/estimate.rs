@@ -6,7 +6,6 @@ use crate::attention::{AttentionError, Rows};
 use crate::cpu::{self, Level};
 use crate::kernels::estimate::{self as kernel, LANES, QUAD};
 use crate::kernels::softmax::{self, Head, How};
-use alloc::vec;
 use alloc::vec::Vec;
 use core::f32::consts::LOG2_E;
 

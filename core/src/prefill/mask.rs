@@ -3,7 +3,9 @@
 use super::{BLOCK, TILE};
 use alloc::vec;
 use alloc::vec::Vec;
-use half::f16;
+
+/// In binary16.
+const MINUS_INFINITY: u16 = 0xfc00;
 
 /// One bit for each tile of 64 query rows and block of 32 keys. Query rows are right-aligned: the last belongs to the last
 /// key.
@@ -142,20 +144,20 @@ impl BlockMask {
         n
     }
 
-    /// The mask that is added to scores, as llama.cpp takes it: for each of the query rows `[n_queries]`, `stride` apart, 0
+    /// The mask that is added to scores, in binary16, as llama.cpp takes it: for each of the query rows `[n_queries]`, `stride` apart, 0
     /// where a key is seen and kept, minus infinity elsewhere, also beyond the keys.
     ///
     /// # Panics
     /// If a row does not fit.
-    pub fn write_additive(&self, out: &mut [f16], stride: usize) {
+    pub fn write_additive(&self, out: &mut [u16], stride: usize) {
         assert!(stride >= self.n_keys && out.len() >= self.n_queries * stride, "a row for each query");
         for (row, out) in out.chunks_exact_mut(stride.max(1)).take(self.n_queries).enumerate() {
-            out.fill(f16::NEG_INFINITY);
+            out.fill(MINUS_INFINITY);
             let seen = (self.n_keys + row + 1).saturating_sub(self.n_queries);
             for block in self.kept(row / TILE) {
                 let end = seen.min((block + 1) * BLOCK);
                 if block * BLOCK < end {
-                    out[block * BLOCK..end].fill(f16::ZERO);
+                    out[block * BLOCK..end].fill(0);
                 }
             }
         }

@@ -109,10 +109,6 @@ impl Tile {
         }
     }
 
-    pub(crate) const fn rows(&self) -> usize {
-        self.rows
-    }
-
     /// The greatest score of row `r`, `-inf` if it has seen none, and the sum of `2^(score - greatest)`.
     pub(crate) const fn max_and_sum(&self, r: usize) -> (f32, f32) {
         (self.state.max[r], self.state.sum[r])
