@@ -66,7 +66,9 @@ fn roof() -> f64 {
         let (a, b) = (black_box(_mm512_set1_ps(0.999)), black_box(_mm512_set1_ps(0.001)));
         let mut x = [_mm512_set1_ps(1.0); 16];
         for _ in 0..TIMES {
-            x = x.map(|x| _mm512_fmadd_ps(x, a, b));
+            for x in &mut x {
+                *x = _mm512_fmadd_ps(*x, a, b);
+            }
         }
         x.into_iter().map(|x| _mm512_reduce_add_ps(x)).sum()
     }
@@ -77,7 +79,9 @@ fn roof() -> f64 {
         let (a, b) = (black_box(_mm256_set1_ps(0.999)), black_box(_mm256_set1_ps(0.001)));
         let mut x = [_mm256_set1_ps(1.0); 12];
         for _ in 0..TIMES {
-            x = x.map(|x| _mm256_fmadd_ps(x, a, b));
+            for x in &mut x {
+                *x = _mm256_fmadd_ps(*x, a, b);
+            }
         }
         x.into_iter().map(|x| _mm256_cvtss_f32(x)).sum()
     }

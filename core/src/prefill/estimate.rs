@@ -111,8 +111,9 @@ impl Estimate {
         let first = (keys.n_tokens() + tile * TILE).saturating_sub(queries.n_tokens());
         let near = first.saturating_sub(self.near) / BLOCK;
         for (block, score) in scratch.scores.iter().enumerate() {
-            // Not `>=` the other way round: a score that is no number keeps its block.
-            if block < self.sinks || block >= near || !(*score < self.threshold) {
+            // A score that is no number keeps its block.
+            let few = *score < self.threshold;
+            if block < self.sinks || block >= near || !few {
                 mask.keep(tile, block);
             }
         }

@@ -133,8 +133,8 @@ impl BlockMask {
             return kept as usize;
         }
         let mut n = 0;
-        for tile in 0..self.n_tiles() {
-            starts[tile] = n as u32;
+        for (tile, start) in starts.iter_mut().enumerate().take(self.n_tiles()) {
+            *start = n as u32;
             for block in self.kept(tile) {
                 blocks[n] = block as u32;
                 n += 1;

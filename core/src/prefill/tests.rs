@@ -1,4 +1,5 @@
 //! Masks, estimates and sparse attention against dense attention and `f64`.
+#![allow(clippy::cast_possible_truncation, reason = "test data")]
 
 use super::attend::attend_at;
 use super::*;
@@ -97,10 +98,14 @@ fn all_blocks_give_the_bits_of_dense_attention() {
         assert_eq!(mask.density(), 1.0);
         for level in cpu::levels() {
             let dense = case.dense(level);
-            assert_eq!(case.sparse(level, &[mask.clone()], None, 0..mask.n_tiles()), dense, "{level}");
+            assert_eq!(
+                case.sparse(level, core::slice::from_ref(&mask), None, 0..mask.n_tiles()),
+                dense,
+                "{level}"
+            );
             let means = BlockMeans::new(&case.keys.rows(), &case.values.rows());
             assert_eq!(
-                case.sparse(level, &[mask.clone()], Some(&means), 0..mask.n_tiles()),
+                case.sparse(level, core::slice::from_ref(&mask), Some(&means), 0..mask.n_tiles()),
                 dense,
                 "{level}"
             );
@@ -150,7 +155,7 @@ fn skipped_blocks_count_as_their_means() {
         (b * BLOCK..(b + 1) * BLOCK).map(|t| f64::from(rows.row(t)[c])).sum::<f64>() / 32.0
     };
     for level in cpu::levels() {
-        let (out, lse) = case.sparse(level, &[mask.clone()], Some(&means), 0..4);
+        let (out, lse) = case.sparse(level, core::slice::from_ref(&mask), Some(&means), 0..4);
         for row in 0..n {
             let q = case.queries[0].row(row);
             let mut terms: Vec<(f64, Vec<f64>)> = Vec::new();
@@ -223,7 +228,8 @@ fn estimates_find_the_blocks_that_stand_out() {
     // What is kept is nearly all of the weight.
     let means = BlockMeans::new(&case.keys.rows(), &case.values.rows());
     let (dense, _) = case.dense(cpu::level());
-    let (sparse, _) = case.sparse(cpu::level(), &[mask.clone()], Some(&means), 0..mask.n_tiles());
+    let (sparse, _) =
+        case.sparse(cpu::level(), core::slice::from_ref(&mask), Some(&means), 0..mask.n_tiles());
     let square = |x: f32| f64::from(x) * f64::from(x);
     let off: f64 = dense.iter().zip(&sparse).map(|(x, y)| square(x - y)).sum();
     let all: f64 = dense.iter().map(|x| square(*x)).sum();

@@ -1,4 +1,5 @@
 //! Every level against `f64`, row by row.
+#![allow(clippy::cast_possible_truncation, reason = "test data")]
 
 use super::super::tests::{Stored, exact_within};
 use super::super::{Blocks, Decode};

@@ -354,7 +354,7 @@ pub(super) fn tile_soften<V: Vector>(tile: &mut Tile, n: usize) {
     for (panel, cells) in cells.chunks_exact_mut(V::N * BLOCK).take(panels).enumerate() {
         let lanes = panel * V::N..(panel + 1) * V::N;
         let cells = &mut cells[..n.next_multiple_of(PART) * V::N];
-        // SAFETY (all blocks): chunks and ranges are whole vectors.
+        // SAFETY: these, and the chunks and ranges below, are whole vectors.
         let old = unsafe { V::load(state.max[lanes.clone()].as_ptr()) };
         let mut max = old;
         for (cells, part) in cells.chunks_exact(PART * V::N).zip(parts.chunks_exact_mut(ROWS)) {

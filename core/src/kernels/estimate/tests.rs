@@ -1,4 +1,5 @@
 //! Every level against plain sums.
+#![allow(clippy::cast_possible_truncation, reason = "test data")]
 
 use super::*;
 use crate::cpu;
