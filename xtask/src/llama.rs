@@ -10,7 +10,7 @@ use crate::install::Install;
 use crate::run::{program, root, run, target, works};
 use crate::test::Outcome;
 
-const SMOLLM2: &str = "smollm2-135m-instruct-q4_1.gguf";
+pub(crate) const SMOLLM2: &str = "smollm2-135m-instruct-q4_1.gguf";
 const GEMMA: &str = "gemma-3-270m-q4_k_m.gguf";
 
 /// Without words, state files through every codec; `judge`; `generate`; `eval` with the names of its parts or all of them.
@@ -140,7 +140,7 @@ fn compile(profile: &str, source: &str, name: &str, options: &[&str]) -> Result<
     Ok(out)
 }
 
-fn python() -> Result<PathBuf, String> {
+pub(crate) fn python() -> Result<PathBuf, String> {
     if let Some(python) = std::env::var_os("TERSA_LLAMA_PYTHON") {
         return Ok(python.into());
     }
@@ -170,7 +170,7 @@ fn packages() -> Result<PathBuf, String> {
 }
 
 /// The folder with models and, if all are asked for, novels.
-fn data(python: &Path, all: bool) -> Result<PathBuf, String> {
+pub(crate) fn data(python: &Path, all: bool) -> Result<PathBuf, String> {
     if let Some(data) = std::env::var_os("TERSA_LLAMA_DATA") {
         return Ok(data.into());
     }

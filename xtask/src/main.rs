@@ -5,6 +5,7 @@
 mod big;
 mod consumers;
 mod demo;
+mod generate;
 mod header;
 mod install;
 mod llama;
@@ -26,6 +27,8 @@ usage: cargo xtask <chore>
   llama            let the real llama.cpp load states that went through tersa (builds it once, minutes);
                    `llama judge` compares Tersa as its attention with an f64 reference, `llama generate` runs the
                    C++ example, `llama eval [retrieval|speed|likelihood|sessions]` measures, for hours
+  generate         the tests of examples/generate on a real model, which is downloaded (builds candle, minutes);
+                   `generate llama` asks the real llama.cpp anew for the text that the example has to give
   big [GIB]        compress a synthetic dump of 10 GiB and read a part of it, within the stated memory";
 
 fn main() -> ExitCode {
@@ -37,6 +40,8 @@ fn main() -> ExitCode {
         ["install", ref options @ ..] => install::install(options),
         ["demo"] => demo::demo(),
         ["llama", ref words @ ..] => llama::llama(words),
+        ["generate"] => generate::generate(false),
+        ["generate", "llama"] => generate::generate(true),
         ["big"] => big::big(10, "had+lm4"),
         ["big", gib] if gib.parse::<usize>().is_ok() => big::big(gib.parse().unwrap_or(10), "had+lm4"),
         ["help" | "--help" | "-h"] => {

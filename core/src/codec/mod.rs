@@ -50,6 +50,8 @@ mod lloyd_max;
 #[cfg(feature = "alloc")]
 mod lossless;
 #[cfg(feature = "alloc")]
+mod open;
+#[cfg(feature = "alloc")]
 mod pq;
 mod preset;
 #[cfg(feature = "alloc")]
@@ -60,6 +62,8 @@ pub mod spec;
 #[cfg(feature = "alloc")]
 mod stored;
 
+#[cfg(feature = "alloc")]
+pub use open::OpenError;
 pub use preset::Preset;
 #[cfg(feature = "alloc")]
 pub use side::{Side, SideError};

@@ -231,13 +231,7 @@ pub(crate) fn decode_stream(container: &[u8], stream: usize) -> Vec<u8> {
     let reader = Reader::open(container).unwrap();
     let shape = reader.streams()[stream].shape;
     let row = shape.row_bytes();
-    let codecs = reader.heads(stream).unwrap().into_iter().map(|head| {
-        let spec: CodecSpec = reader.codecs()[head.codec as usize].parse().unwrap();
-        let side = Side::from_stored(reader.side(&head).unwrap(), spec, shape.head_dim).unwrap();
-        Arc::from(codec::prepare(spec, shape.head_dim, shape.dtype, &side).unwrap())
-    });
-    let exact = reader.exact(stream).unwrap();
-    let coder = StreamCodec::new(shape.dtype, shape.head_dim, codecs.collect(), exact).unwrap();
+    let coder = StreamCodec::open(&reader, stream).unwrap();
     let index = reader.chunk_index(stream).unwrap();
     let mut out = vec![0; shape.n_tokens * shape.n_kv_heads * row];
     let mut payload = Vec::new();
