@@ -43,6 +43,18 @@ pub(crate) unsafe fn put<T>(p: *mut T, value: T, what: &str) -> Result<(), Failu
     Ok(())
 }
 
+/// Frees a handle; NULL is fine.
+///
+/// # Safety
+/// `p` is NULL or came from `Box::into_raw`, and nobody uses it any more.
+pub(crate) unsafe fn give_up<T>(p: *mut T) -> Result<(), Failure> {
+    if !p.is_null() {
+        // SAFETY: the caller's promise.
+        drop(unsafe { Box::from_raw(p) });
+    }
+    Ok(())
+}
+
 fn check_len<T>(p: *const T, len: usize, what: &str) -> Result<bool, Failure> {
     if len == 0 {
         return Ok(false);

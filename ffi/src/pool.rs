@@ -248,13 +248,8 @@ pub unsafe extern "C" fn tersa_pool_create(
 /// `pool` is NULL or live, and no other thread uses it during or after this.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tersa_pool_destroy(pool: *mut tersa_pool) {
-    guard(std::ptr::null_mut(), || {
-        if !pool.is_null() {
-            // SAFETY: it came from `tersa_pool_create`, and the caller gives it up.
-            drop(unsafe { Box::from_raw(pool) });
-        }
-        Ok(())
-    });
+    // SAFETY: it came from this library, and the caller gives it up.
+    guard(std::ptr::null_mut(), || unsafe { borrow::give_up(pool) });
 }
 
 /// Queues what `tersa_codec_encode` does; `*job`, unless `job` is NULL, becomes the job's number. Arguments are checked now: with any other status

@@ -185,13 +185,8 @@ pub unsafe extern "C" fn tersa_reader_open_callback(
 /// `reader` is NULL or live, and not used after this.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tersa_reader_destroy(reader: *mut tersa_reader) {
-    guard(std::ptr::null_mut(), || {
-        if !reader.is_null() {
-            // SAFETY: it came from one of the functions that open, and the caller gives it up.
-            drop(unsafe { Box::from_raw(reader) });
-        }
-        Ok(())
-    });
+    // SAFETY: it came from this library, and the caller gives it up.
+    guard(std::ptr::null_mut(), || unsafe { borrow::give_up(reader) });
 }
 
 /// The JSON text about the cache. `*len` becomes its bytes without the zero at the end; a capacity of 0 only asks for that.

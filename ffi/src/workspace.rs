@@ -216,11 +216,6 @@ pub unsafe extern "C" fn tersa_workspace_reserve_index(
 /// `workspace` is NULL or live, and not used after this.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tersa_workspace_destroy(workspace: *mut tersa_workspace) {
-    guard(std::ptr::null_mut(), || {
-        if !workspace.is_null() {
-            // SAFETY: it came from `tersa_workspace_create`, and the caller gives it up.
-            drop(unsafe { Box::from_raw(workspace) });
-        }
-        Ok(())
-    });
+    // SAFETY: it came from this library, and the caller gives it up.
+    guard(std::ptr::null_mut(), || unsafe { borrow::give_up(workspace) });
 }

@@ -149,13 +149,8 @@ pub unsafe extern "C" fn tersa_writer_create_callback(
 /// `writer` is NULL or live, and not used after this.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tersa_writer_destroy(writer: *mut tersa_writer) {
-    guard(std::ptr::null_mut(), || {
-        if !writer.is_null() {
-            // SAFETY: it came from one of the functions that create, and the caller gives it up.
-            drop(unsafe { Box::from_raw(writer) });
-        }
-        Ok(())
-    });
+    // SAFETY: it came from this library, and the caller gives it up.
+    guard(std::ptr::null_mut(), || unsafe { borrow::give_up(writer) });
 }
 
 /// Adds a stream, whose number goes to `*stream`. Streams must be added in order of part, layer, kind; their tokens may then come in

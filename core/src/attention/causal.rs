@@ -181,25 +181,17 @@ impl Causal {
         expect_len(rows.len() * self.dim_v, out.len())?;
         expect_len(rows.len(), lse.len())?;
         let tile = &mut self.tiles[0];
-        let mut block = RowBlock::new(queries[head].row_bytes());
-        queries[head].block(&Tokens::Range(rows.clone()), 0, &mut block);
-        kernel::take_queries(level, queries[head].format(), tile, &block, scale * LOG2_E, &mut self.stage);
+        take_rows(level, &queries[head], rows.clone(), scale, tile, &mut self.stage);
         let seen = |i: usize| (n_keys + i + 1).saturating_sub(n_queries);
         let mut read = |keys: &Rows<'_>, values: &Rows<'_>, list: &Tokens<'_>, bias: f32, hide: bool| {
-            let (mut key_rows, mut value_rows) =
-                (RowBlock::new(keys.row_bytes()), RowBlock::new(values.row_bytes()));
             for at in (0..list.len()).step_by(BLOCK) {
-                keys.block(list, at, &mut key_rows);
-                values.block(list, at, &mut value_rows);
-                let n = key_rows.len();
-                let key_rows = (keys.format(), &key_rows);
-                kernel::stage(level, key_rows, (values.format(), &value_rows), &mut self.stage);
+                let n = stage_block(level, keys, values, list, at, &mut self.stage);
                 kernel::scores(level, tile, &self.stage, n);
                 if bias != 0.0 {
                     tile.raise(n, bias);
                 }
                 for (key, &token) in tokens.iter().skip(at).take(if hide { n } else { 0 }).enumerate() {
-                    let unseen = (token as usize + n_queries + 1).saturating_sub(n_keys + rows.start + 1);
+                    let unseen = (token as usize + n_queries).saturating_sub(n_keys + rows.start);
                     tile.hide(key, 0..unseen.min(rows.len()));
                 }
                 kernel::soften(level, tile, n);
@@ -261,21 +253,13 @@ impl Causal {
         let Prompt { queries, keys, values, scale } = *prompt;
         let (n_queries, n_keys) = (queries[0].n_tokens(), keys.n_tokens());
         for (tile, head, rows) in Self::tiles(&mut self.tiles, self.group, stripe) {
-            let mut block = RowBlock::new(queries[head].row_bytes());
-            queries[head].block(&Tokens::Range(rows), 0, &mut block);
-            let format = queries[head].format();
-            kernel::take_queries(level, format, tile, &block, scale * LOG2_E, &mut self.stage);
+            take_rows(level, &queries[head], rows, scale, tile, &mut self.stage);
         }
         // Keys that row `i` sees.
         let seen = |i: usize| (n_keys + i + 1).saturating_sub(n_queries);
         let tokens = Tokens::Range(0..seen(stripe.end - 1));
-        let (mut key_rows, mut value_rows) =
-            (RowBlock::new(keys.row_bytes()), RowBlock::new(values.row_bytes()));
         for at in (0..tokens.len()).step_by(BLOCK) {
-            keys.block(&tokens, at, &mut key_rows);
-            values.block(&tokens, at, &mut value_rows);
-            let key_rows = (keys.format(), &key_rows);
-            kernel::stage(level, key_rows, (values.format(), &value_rows), &mut self.stage);
+            stage_block(level, &keys, &values, &tokens, at, &mut self.stage);
             for (tile, head, tile_rows) in Self::tiles(&mut self.tiles, self.group, stripe) {
                 let n = seen(tile_rows.end - 1).saturating_sub(at).min(BLOCK);
                 if n == 0 {
@@ -330,6 +314,37 @@ impl Causal {
             }
         }
     }
+}
+
+/// Lets a tile take query rows.
+fn take_rows(
+    level: Level,
+    queries: &Rows<'_>,
+    rows: Range<usize>,
+    scale: f32,
+    tile: &mut Tile,
+    scratch: &mut Stage,
+) {
+    let mut block = RowBlock::new(queries.row_bytes());
+    queries.block(&Tokens::Range(rows), 0, &mut block);
+    kernel::take_queries(level, queries.format(), tile, &block, scale * LOG2_E, scratch);
+}
+
+/// Stages the keys and values of up to [`BLOCK`] tokens from the `at`th on; returns how many.
+fn stage_block(
+    level: Level,
+    keys: &Rows<'_>,
+    values: &Rows<'_>,
+    tokens: &Tokens<'_>,
+    at: usize,
+    stage: &mut Stage,
+) -> usize {
+    let mut key_rows = RowBlock::new(keys.row_bytes());
+    let mut value_rows = RowBlock::new(values.row_bytes());
+    keys.block(tokens, at, &mut key_rows);
+    values.block(tokens, at, &mut value_rows);
+    kernel::stage(level, (keys.format(), &key_rows), (values.format(), &value_rows), stage);
+    key_rows.len()
 }
 
 /// The logarithm to base 2 of the sum of row `r`.

@@ -1,4 +1,5 @@
-//! Exact decode attention: the query heads of one KV head over any of its tokens.
+//! Exact attention. [`Decode`]: the query heads of one KV head over any of its tokens, one step. [`Causal`]: the rows of a prompt,
+//! or a chunk of one, each over the tokens up to its own. What follows is about both, with one exception that [`Causal`] names.
 //!
 //! For each head, `out = sum_t p_t v_t` with `p_t = exp(scale <q, k_t>) / sum_u exp(scale <q, k_u>)`, and
 //! `lse = ln sum_t exp(scale <q, k_t>)`. The running maximum and rescaled sums are those of online softmax (Milakov and

@@ -1,9 +1,9 @@
 //! Where the rows of one head lie, and which of them are meant.
 
 use super::AttentionError;
-use crate::cpu::Level;
+use crate::cpu::{self, Level};
 use crate::kernels::attend::{BLOCK, Format, RowBlock, blocked};
-use crate::num::{DType, convert};
+use crate::num::DType;
 use crate::view::KvView;
 use core::ops::Range;
 
@@ -229,20 +229,7 @@ impl<'a> Rows<'a> {
         if out.len() != expected {
             return Err(AttentionError::Length { expected, got: out.len() });
         }
-        let mut rest = out;
-        let mut token = tokens.start;
-        while token < tokens.end && self.dim > 0 {
-            let (bytes, start, n) = self.run(token, tokens.end - token);
-            let dense = self.stride == self.row_bytes;
-            let (rows, len) = if dense { (1, n * self.row_bytes) } else { (n, self.row_bytes) };
-            for i in 0..rows {
-                let to;
-                (to, rest) = core::mem::take(&mut rest).split_at_mut(n / rows * self.dim);
-                convert::to_f32(self.dtype, &bytes[start + i * self.stride..][..len], to)
-                    .map_err(|_| AttentionError::SplitBlock { dtype: self.dtype, dim: self.dim })?;
-            }
-            token += n;
-        }
+        self.widen(cpu::level(), tokens, out, self.dim);
         Ok(())
     }
 
@@ -308,13 +295,6 @@ impl<'a> Rows<'a> {
 
     /// Up to `most` rows from `token` on, as many as its page holds; returns how many.
     fn push_page(&self, token: usize, most: usize, block: &mut RowBlock<'a>) -> usize {
-        let (bytes, start, n) = self.run(token, most);
-        block.push_run(bytes, start, self.stride, n);
-        n
-    }
-
-    /// Where up to `most` rows from `token` on lie, as many as its page holds: data, offset of the first, how many.
-    fn run(&self, token: usize, most: usize) -> (&'a [u8], usize, usize) {
         let (bytes, base, block_size) = match self.layout {
             Layout::Strided(data) => (data, 0, usize::MAX),
             Layout::Paged { blocks, block_size } => (blocks[token / block_size], 0, block_size),
@@ -324,7 +304,9 @@ impl<'a> Rows<'a> {
             }
         };
         let row = token % block_size;
-        (bytes, base + row * self.stride, most.min(block_size - row))
+        let n = most.min(block_size - row);
+        block.push_run(bytes, base + row * self.stride, self.stride, n);
+        n
     }
 }
 

@@ -13,7 +13,6 @@
 //! | [`group_top_k_u16`], [`group_top_k_f32`] | both | no powers for one head; of words, 1 power a score and a coarse one |
 //! | [`top_p`], [`nucleus`] | the fewest tokens with a share `p` of the weight | up to 32 passes |
 //! | [`head_budgets`], [`share_out`] | how many tokens each head of a layer gets | as top-k of all heads |
-//! | [`RerankCodes`] | second-level codes that score candidates closely | a record a candidate |
 //! | [`RerankCodes`] | short codes of every token, scored for the candidates of a first level | 6 to 9 ns a candidate |
 //! | [`block_scores`] | scores of blocks of tokens, for [`top_k_f32`] | 1 pass |
 //!

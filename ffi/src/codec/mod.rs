@@ -188,13 +188,8 @@ pub unsafe extern "C" fn tersa_codec_create(
 /// `codec` is NULL or live, and not used after this.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tersa_codec_destroy(codec: *mut tersa_codec) {
-    guard(std::ptr::null_mut(), || {
-        if !codec.is_null() {
-            // SAFETY: it came from `tersa_codec_create` or `tersa_codec_load`, and the caller gives it up.
-            drop(unsafe { Box::from_raw(codec) });
-        }
-        Ok(())
-    });
+    // SAFETY: it came from this library, and the caller gives it up.
+    guard(std::ptr::null_mut(), || unsafe { borrow::give_up(codec) });
 }
 
 /// The codec's full name, such as `k=mean+had+lm4+ls,v=had+lm4+ls`. `*len` becomes its bytes without the zero at the

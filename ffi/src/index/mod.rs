@@ -109,13 +109,8 @@ pub unsafe extern "C" fn tersa_index_create(
 /// `index` is NULL or live, and not used after this.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tersa_index_destroy(index: *mut tersa_index) {
-    guard(std::ptr::null_mut(), || {
-        if !index.is_null() {
-            // SAFETY: it came from this library, and the caller gives it up.
-            drop(unsafe { Box::from_raw(index) });
-        }
-        Ok(())
-    });
+    // SAFETY: it came from this library, and the caller gives it up.
+    guard(std::ptr::null_mut(), || unsafe { borrow::give_up(index) });
 }
 
 /// Makes an index of a sequence that goes on from here on its own, as for beam search or a shared prompt. Codebook and
