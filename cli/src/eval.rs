@@ -56,7 +56,7 @@ Examples:
   tersa eval kv.tersa --against kv.safetensors --layers 0-9 --last-queries 256
   tersa eval kv.safetensors --select all
   tersa eval kv.safetensors --select exact,quest,default --budget 0.1 --plot loss.svg
-  tersa eval kv.safetensors --select default --prefill 4096 --refresh never")]
+  tersa eval kv.safetensors --select default --prefill 512 --refresh never")]
 pub struct EvalArgs {
     /// A .tersa file; with --select a dump
     #[arg(value_name = "IN")]
