@@ -4,7 +4,7 @@ use super::AttentionError;
 use super::decode::expect_len;
 use super::rows::{Rows, Tokens};
 use crate::cpu::{self, Level};
-use crate::kernels::attend::blocked::{self as kernel, PART, PARTS, ROWS, Stage, Tile};
+use crate::kernels::attend::blocked::{self as kernel, PART, ROWS, Stage, Tile};
 use crate::kernels::attend::{BLOCK, RowBlock};
 use alloc::vec::Vec;
 use core::f32::consts::LOG2_E;
@@ -274,15 +274,8 @@ impl Causal {
                 kernel::soften(level, tile, n);
                 kernel::weigh(level, tile, &self.stage, n);
                 if let Some(maxima) = maxima.as_deref_mut() {
-                    let n_blocks = n_keys.div_ceil(maxima.block);
                     let first_row = head * rows.len() + tile_rows.start - rows.start;
-                    for part in 0..n.div_ceil(PART).min(PARTS) {
-                        let block = (at + part * PART) / maxima.block;
-                        for (r, most) in tile.part(part).iter().enumerate() {
-                            let kept = &mut maxima.out[(first_row + r) * n_blocks + block];
-                            *kept = kept.max(*most);
-                        }
-                    }
+                    keep_maxima(tile, maxima, first_row, n_keys, at..at + n);
                 }
             }
         }
@@ -345,6 +338,24 @@ fn stage_block(
     values.block(tokens, at, &mut value_rows);
     kernel::stage(level, (keys.format(), &key_rows), (values.format(), &value_rows), stage);
     key_rows.len()
+}
+
+/// Keeps the greatest scores of the blocks of the keys `keys`, which the tile has just seen; `row` is its first row in `maxima`.
+fn keep_maxima(tile: &Tile, maxima: &mut Maxima<'_>, row: usize, n_keys: usize, keys: Range<usize>) {
+    let n_blocks = n_keys.div_ceil(maxima.block);
+    let n_parts = keys.len().div_ceil(PART);
+    for (i, parts) in (0..n_parts).step_by(maxima.block / PART).enumerate() {
+        let mut most = [f32::NEG_INFINITY; ROWS];
+        for part in parts..n_parts.min(parts + maxima.block / PART) {
+            for (most, x) in most.iter_mut().zip(tile.part(part)) {
+                *most = if *x > *most { *x } else { *most };
+            }
+        }
+        let block = keys.start / maxima.block + i;
+        for (r, most) in most[..tile.part(0).len()].iter().enumerate() {
+            maxima.out[(row + r) * n_blocks + block] = *most;
+        }
+    }
 }
 
 /// The logarithm to base 2 of the sum of row `r`.

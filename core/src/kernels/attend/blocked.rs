@@ -27,7 +27,7 @@ pub(crate) const ROWS: usize = 64;
 pub(crate) const PART: usize = 16;
 
 /// Parts of a block.
-pub(crate) const PARTS: usize = BLOCK / PART;
+const PARTS: usize = BLOCK / PART;
 
 /// Columns of a panel of values.
 const PANEL: usize = 32;
