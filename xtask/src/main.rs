@@ -10,8 +10,10 @@ mod header;
 mod install;
 mod llama;
 mod nostd;
+mod peers;
 mod run;
 mod test;
+mod venv;
 
 use std::process::ExitCode;
 
@@ -29,6 +31,7 @@ usage: cargo xtask <chore>
                    C++ example, `llama eval [retrieval|speed|likelihood|sessions]` measures, for hours
   generate         the tests of examples/generate on a real model, which is downloaded (builds candle, minutes);
                    `generate llama` asks the real llama.cpp anew for the text that the example has to give
+  peers [WORDS]    our kernels beside faiss, torch and numpy, in turns (installs them once, gigabytes)
   big [GIB]        compress a synthetic dump of 10 GiB and read a part of it, within the stated memory";
 
 fn main() -> ExitCode {
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         ["llama", ref words @ ..] => llama::llama(words),
         ["generate"] => generate::generate(false),
         ["generate", "llama"] => generate::generate(true),
+        ["peers", ref words @ ..] => peers::peers(words),
         ["big"] => big::big(10, "had+lm4"),
         ["big", gib] if gib.parse::<usize>().is_ok() => big::big(gib.parse().unwrap_or(10), "had+lm4"),
         ["help" | "--help" | "-h"] => {
