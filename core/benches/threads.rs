@@ -205,7 +205,7 @@ fn main() {
     }
     println!(
         "{} MiB of rows or words; fastest of {rounds} rounds, GB/s; how far the median lies behind",
-        TILES * TILE >> 20
+        (TILES * TILE) >> 20
     );
     println!("{:26} {:>9} {:>7} {:>9} {:>7} {:>6}", "", "1 thread", "spread", "2 threads", "spread", "ratio");
     for ((name, _), times) in candidates.iter().zip(&mut times) {
